@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# Compiler flags of our own targets. All targets share them to the letter, position-independent code
+# included: a precompiled header holds for one set of flags.
+
+include(CheckCXXCompilerFlag)
+
+set(kokomoe_compile_options -Wall -Wextra -Wshadow)
+set(kokomoe_link_options)
+if(KOKOMOE_WARNINGS_AS_ERRORS)
+  list(APPEND kokomoe_compile_options -Werror)
+  # These come from the optimizer, see through inlined library code, and are often wrong in GCC 12.
+  foreach(warning maybe-uninitialized array-bounds stringop-overflow stringop-overread restrict
+          dangling-pointer)
+    check_cxx_compiler_flag(-Wno-error=${warning} KOKOMOE_HAS_WARNING_${warning})
+    if(KOKOMOE_HAS_WARNING_${warning})
+      list(APPEND kokomoe_compile_options -Wno-error=${warning})
+    endif()
+  endforeach()
+endif()
+
+list(APPEND kokomoe_compile_options -fPIC)
+# Nothing here reads errno after a math call or traps on floating-point exceptions; without these
+# two, loops with sqrt or comparisons do not vectorise. Results stay the same.
+foreach(flag fno-semantic-interposition fno-math-errno fno-trapping-math)
+  check_cxx_compiler_flag(-${flag} KOKOMOE_HAS_${flag})
+  if(KOKOMOE_HAS_${flag})
+    list(APPEND kokomoe_compile_options -${flag})
+  endif()
+endforeach()
+
+# Routers choose by comparing logits: equal logits must give equal choices in every build, so nothing
+# may be contracted to fused multiply-adds behind our back. For all sources, not only the routers':
+# an inline function of a shared header has one copy in the program, whichever the linker takes; and
+# GCC's precompiled headers put back the setting that they were made with.
+list(APPEND kokomoe_compile_options -ffp-contract=off)
+
+if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+  # At -O0 Kokkos' inlining layers make tests of kernels take minutes.
+  list(APPEND kokomoe_compile_options -O1)
+endif()
+if(KOKOMOE_SANITIZE)
+  list(APPEND kokomoe_compile_options -fsanitize=${KOKOMOE_SANITIZE} -fno-sanitize-recover=all
+       -fno-omit-frame-pointer)
+  list(APPEND kokomoe_link_options -fsanitize=${KOKOMOE_SANITIZE})
+endif()
+
+set(kokomoe_use_pch OFF)
+if(KOKOMOE_ENABLE_PCH AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT Kokkos_ENABLE_CUDA)
+  set(kokomoe_use_pch ON)
+endif()
+
+if(KOKOMOE_ENABLE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER AND NOT Kokkos_ENABLE_CUDA)
+  find_program(KOKOMOE_CCACHE ccache)
+  mark_as_advanced(KOKOMOE_CCACHE)
+  if(KOKOMOE_CCACHE)
+    # Paths under the source folder count as relative, so that clones share results.
+    set(CMAKE_CXX_COMPILER_LAUNCHER
+        ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+        CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${KOKOMOE_CCACHE})
+    if(kokomoe_use_pch)
+      list(APPEND kokomoe_compile_options -fpch-preprocess)
+    endif()
+  endif()
+endif()
+
+if(kokomoe_use_pch)
+  set(kokomoe_pch_source "${PROJECT_BINARY_DIR}/kokomoe_pch.cpp")
+  file(CONFIGURE OUTPUT "${kokomoe_pch_source}" CONTENT "// Only carries the precompiled header.\n")
+  add_library(kokomoe_pch OBJECT "${kokomoe_pch_source}")
+  target_link_libraries(kokomoe_pch PRIVATE Kokkos::kokkos)
+  target_compile_options(kokomoe_pch PRIVATE ${kokomoe_compile_options})
+  target_precompile_headers(kokomoe_pch PRIVATE <Kokkos_Core.hpp>)
+endif()
+
+# Flags, the shared precompiled header, and nothing of it for those who link to the target.
+function(kokomoe_apply_flags target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  target_compile_options(${target} PRIVATE ${kokomoe_compile_options})
+  target_link_options(${target} PRIVATE ${kokomoe_link_options})
+  if(kokomoe_use_pch)
+    target_precompile_headers(${target} REUSE_FROM kokomoe_pch)
+  endif()
+endfunction()

@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/parallel/communicator.hpp"
+#include "kokomoe/parameters/parameter_store.hpp"
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+/// Checkpoints: folders `checkpoints/step_N/` with `state.h5` and `manifest.json`, and text files
+/// `checkpoints/latest` and `checkpoints/best` that name one. See docs/checkpoints.md.
+/// A build without HDF5 has the same functions; those that touch state.h5 throw InputError.
+namespace kokomoe {
+
+/// What a checkpoint keeps beside the tensors.
+struct CheckpointMeta {
+  std::int64_t step = 0;  ///< updates done
+  std::string deck;       ///< effective deck, TOML
+  std::map<std::string, std::int64_t> counters;  ///< tokens seen, ...
+  std::map<std::string, double> numbers;         ///< best loss, ...; bitwise, NaN and inf too
+};
+
+/// Writes `folder`/step_N (`folder` is RUN/checkpoints, made when missing): everything into
+/// step_N.tmp, synced to disk, then one rename, then `latest` (and `best` when asked) by rename,
+/// then pruning to the `keep` newest, never below two, never the best. A crash at any moment leaves
+/// every earlier checkpoint whole. An existing step_N is replaced. Collective; the root writes.
+/// Throws Error on every rank when writing fails; the aside folder is removed then.
+template <class T>
+void save_checkpoint(const std::string& folder, const ParameterStore<T>& store,
+                     const CheckpointMeta& meta, const Communicator& communicator, bool best,
+                     int keep);
+
+/// Reads a step folder into an allocated store of the same names, types and shapes. The whole
+/// file's digest is verified before HDF5 opens it, and nothing is written to the store before
+/// every tensor is found right. `with_moments` false skips the optimizer's moments (evaluation).
+/// Collective. Throws InputError on every rank, naming file and dataset, and an older checkpoint
+/// that is whole when there is one.
+template <class T>
+CheckpointMeta load_checkpoint(const std::string& step_folder, ParameterStore<T>& store,
+                               const Communicator& communicator, bool with_moments = true);
+
+/// The step folder that a run folder (its latest), a `checkpoints` folder, a `latest` or `best`
+/// file, or a step folder names. InputError when there is none.
+std::string resolve_checkpoint(const std::string& run_or_step);
+
+/// True when `run_folder`/checkpoints holds a complete step folder.
+bool has_checkpoint(const std::string& run_folder);
+
+/// The manifest's part of a checkpoint, verified against its own digest.
+CheckpointMeta read_manifest(const std::string& step_folder);
+
+struct TensorInfo {
+  std::string name;  ///< "parameters/NAME", "optimizer/m/NAME", "router_state/NAME"
+  std::vector<std::size_t> shape;
+  std::string dtype;   ///< "float32" or "float64"
+  std::string digest;  ///< XXH3-64 of the tensor's bytes, 16 hexadecimal digits
+  double rms = 0;      ///< root of the mean square of the elements
+};
+
+/// All tensors of a step folder in alphabetical order, every digest verified.
+std::vector<TensorInfo> inspect_checkpoint(const std::string& step_folder);
+
+struct TensorDifference {
+  std::string name;
+  bool equal = false;  ///< bitwise, shape and type too
+  /// max |a - b|; NaN when the tensors cannot be compared element by element or hold NaN.
+  double max_abs_difference = 0;
+  std::string note;  ///< "only in the first", "shapes (2, 3) and (3, 2)", ... or ""
+};
+
+/// Every tensor that either folder has, in alphabetical order.
+std::vector<TensorDifference> compare_checkpoints(const std::string& step_a,
+                                                  const std::string& step_b);
+
+namespace detail {
+
+/// Called before each write, sync and rename of a save, on the rank that writes. For tests of
+/// crashes: what it throws passes through, and nothing is tidied for types outside std::exception.
+using CheckpointHook = void (*)(const char* operation, const std::string& path);
+extern CheckpointHook checkpoint_hook;
+
+}  // namespace detail
+}  // namespace kokomoe

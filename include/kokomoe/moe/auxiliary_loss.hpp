@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/core/arena.hpp"
+#include "kokomoe/core/types.hpp"
+
+#include <span>
+#include <vector>
+
+namespace kokomoe {
+
+/// Sums that one MoE layer gathers over its local tokens, on the device as one row of doubles:
+///   [ assignments per expert (E) | probability per expert (E) | sum_t logsumexp(z_t)^2 ]
+/// They add over ranks; everything reported about load and auxiliary losses follows from them.
+struct LoadStatistics {
+  static int width(int experts) { return 2 * experts + 1; }
+};
+
+/// Fills `statistics` (LoadStatistics::width(E)) from counts (E), probability (T, E) and logits
+/// (T, >= E); without z-loss (`squares` false) the last entry is 0.
+template <class T>
+void gather_statistics(const ExecutionSpace& space, Arena& scratch,
+                       const Vector<const int>& counts, const Matrix<const T>& probability,
+                       const Matrix<const T>& logits, bool squares,
+                       const Vector<double>& statistics);
+
+/// Load balance (Switch, eq. 4): alpha E sum_e f_e P_e, with f_e the fraction of assignments and
+/// P_e the mean probability. Writes its gradient d_probability(t, e) = alpha E f_e / tokens, where
+/// f_e comes from `counts` (E), summed over ranks, and `tokens` is the update's global count.
+template <class T>
+void balance_gradient(const ExecutionSpace& space, double alpha, const Vector<const double>& counts,
+                      double tokens, const Matrix<T>& d_probability);
+
+/// z-loss (ST-MoE, arXiv 2202.08906, eq. 5): c mean_t logsumexp(z_t)^2. WRITES its gradient
+/// 2 c lse softmax(z) / tokens to the first E columns of d_z, and zero elsewhere or when c = 0.
+template <class T>
+void z_loss_gradient(const ExecutionSpace& space, double c, const Matrix<const T>& z, int experts,
+                     double tokens, const Matrix<T>& d_z);
+
+/// What the statistics of one layer say, on the host.
+struct LoadMetrics {
+  std::vector<double> counts;        ///< assignments per expert
+  double balance = 0;                ///< E sum f P, without alpha; 1 when balanced
+  double z_square = 0;               ///< mean logsumexp^2
+  double entropy = 0;                ///< of the load, in nats; log E when balanced
+  double largest_over_mean = 0;      ///< busiest expert over the mean; 1 when balanced
+  int dead = 0;                      ///< experts without a token
+};
+
+/// `statistics`: one row summed over ranks; `tokens`: the tokens behind it. No tokens: all zero.
+LoadMetrics load_metrics(std::span<const double> statistics, int experts, double tokens);
+
+}  // namespace kokomoe

@@ -1,0 +1,60 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/core/arena.hpp"
+#include "kokomoe/moe/activation.hpp"
+#include "kokomoe/parameters/parameter_store.hpp"
+
+#include <span>
+#include <string>
+
+namespace kokomoe {
+
+struct ExpertsConfig {
+  int experts = 1;     ///< E, over all ranks
+  int d_model = 0;     ///< d
+  int d_hidden = 0;    ///< h
+  Activation activation = Activation::relu;
+  bool bias = false;
+  bool sharded = true; ///< distributed over the expert group; a dense feed-forward is not
+  double output_scale = 1;  ///< multiplies the deviation of w2's initial values
+};
+
+/// Two-matrix feed-forward networks, one for each group of rows:
+///   E_e(x) = act(x W1_e^T + b1_e) W2_e^T + b2_e.
+/// Tensors NAME.w1 (E, h or 2h, d), NAME.b1, NAME.w2 (E, d, h), NAME.b2; initial weights are
+/// normal with deviation 1/sqrt(inputs), biases zero.
+template <class T>
+class Experts {
+ public:
+  struct Saved {
+    Matrix<const T> rows;   ///< (n, d) the input rows, sorted by expert
+    Matrix<T> hidden;       ///< (n, h or 2h) x W1^T, without bias
+  };
+
+  Experts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name);
+
+  /// `rows` (n, d) sorted by local expert, group e at [offsets[e], offsets[e+1]); `expert_of_row`
+  /// (n), empty when there is one expert; `out` (n, d). Takes `hidden` from `saved_arena`.
+  void forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
+               const Matrix<const T>& rows, std::span<const int> offsets,
+               const Vector<const int>& expert_of_row, const Matrix<T>& out, Saved& saved) const;
+
+  /// d_out (n, d) is the gradient of the loss by each row's WEIGHTED output; row_weight (n) the
+  /// weight that the expert's gradient takes (empty = 1). Writes d_rows (n, d) and, unless it is
+  /// empty, d_row_weight (n) = <d_out, E(x)>. Parameter gradients go to the store.
+  void backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
+                std::span<const int> offsets, const Vector<const int>& expert_of_row,
+                const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const;
+
+  const ExpertsConfig& config() const { return config_; }
+
+ private:
+  ExpertsConfig config_;
+  ParameterStore<T>* store_;
+  ParameterHandle w1_, b1_, w2_, b2_;
+};
+
+}  // namespace kokomoe

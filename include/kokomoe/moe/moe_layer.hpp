@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/moe/auxiliary_loss.hpp"
+#include "kokomoe/moe/dispatch_plan.hpp"
+#include "kokomoe/moe/experts.hpp"
+#include "kokomoe/moe/router_registry.hpp"
+
+#include <memory>
+#include <string>
+
+namespace kokomoe {
+
+struct MoeConfig {
+  int d_model = 0;   ///< d
+  int d_hidden = 0;  ///< h of each expert
+  int experts = 1;   ///< E
+  int k = 1;
+  Activation activation = Activation::relu;
+  bool bias = false;
+  /// A learned gain omega (d), ones at first, multiplies the layer's output (SparseMixer's).
+  bool output_gain = false;
+  std::string router = "sparsemixer";
+  RouterOptions options{};
+  double balance = 0.01;  ///< alpha of the load-balance loss
+  double z_loss = 0;      ///< c of the z-loss
+  double output_scale = 1;  ///< multiplies the deviation of w2's initial values
+};
+
+/// One Mixture-of-Experts layer on packed tokens: y = omega (.) sum over assignments of
+/// weight E_expert(x). Register with a ParameterStore, allocate that, then forward and backward.
+/// The layer keeps nothing of a step: `Saved` belongs to the caller (reuse it between steps: it
+/// holds the only host memory), its arrays to the context's `saved` arena.
+template <class T>
+class MoeLayer {
+ public:
+  struct Saved {
+    Matrix<const T> x;
+    Matrix<T> logits;
+    Routing<T> routing;
+    DispatchPlan plan;
+    typename Experts<T>::Saved experts;
+    Matrix<T> mixed;               ///< (T, d) output before the gain; empty without one
+    Vector<double> global_counts;  ///< (E) assignments over all ranks
+    double seconds_router = 0, seconds_dispatch = 0, seconds_experts = 0, seconds_combine = 0;
+  };
+
+  /// Tensors: NAME.router.*, NAME.experts.*, NAME.output_gain. `layer` counts in the random
+  /// numbers. Throws InputError when router, options, k or losses do not go together.
+  MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& store, const std::string& name);
+
+  /// x, y (T, d). `statistics`: LoadStatistics::width(E) doubles of local sums, or empty.
+  /// `replay`: a Routing recorded before (see Routing::clone) to follow instead of drawing.
+  void forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y, Saved& saved,
+               const Vector<double>& statistics = {}, const Routing<T>* replay = nullptr) const;
+
+  /// dy (T, d) -> writes dx (T, d); parameter gradients go to the store. Includes the gradients of
+  /// the auxiliary losses.
+  void backward(const StepContext& ctx, Saved& saved, const Matrix<const T>& dy,
+                const Matrix<T>& dx) const;
+
+  void end_step(const StepContext& ctx, const RouterStatistics& statistics) {
+    router_->end_step(ctx, statistics);
+  }
+
+  const MoeConfig& config() const { return config_; }
+  /// The experts that this rank owns.
+  const ExpertRange& owned() const { return owned_; }
+  const Router<T>& router() const { return *router_; }
+
+  /// Fills the seconds of Saved, at the price of a fence around each part. For benchmarks.
+  void time_parts(bool on) { timed_ = on; }
+
+ private:
+  MoeConfig config_;
+  ParameterStore<T>* store_;
+  std::unique_ptr<Router<T>> router_;
+  Experts<T> experts_;
+  ParameterHandle gain_;
+  ExpertRange owned_;
+  bool timed_ = false;
+};
+
+}  // namespace kokomoe

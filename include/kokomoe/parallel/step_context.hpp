@@ -1,0 +1,44 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/core/arena.hpp"
+#include "kokomoe/core/types.hpp"
+#include "kokomoe/parallel/communicator.hpp"
+
+#include <cstdint>
+
+namespace kokomoe {
+
+/// T real tokens of B sequences, packed without padding. All views are on the device.
+struct PackedTokens {
+  int tokens = 0;     ///< T
+  int sequences = 0;  ///< B
+  int max_length = 0; ///< longest sequence
+  Vector<const int> ids;                      ///< (T) token ids
+  Vector<const int> targets;                  ///< (T) what to predict, -1 = not scored
+  Vector<const int> sequence_offsets;         ///< (B+1) first token of each sequence
+  Vector<const std::uint32_t> sequence_index; ///< (T) index of the sequence in the global batch
+  Vector<const int> position;                 ///< (T) position inside the sequence
+};
+
+/// What every layer is told about the step that it takes part in. Layers keep none of it.
+struct StepContext {
+  ExecutionSpace space;
+  const Communicator* communicator = nullptr;  ///< data-parallel ranks; never null in a step
+  Arena* saved = nullptr;    ///< what backward needs; lives until the caller resets it
+  Arena* scratch = nullptr;  ///< released by each layer before it returns
+  PackedTokens tokens;
+  std::uint64_t seed = 0;
+  std::uint64_t step = 0;
+  std::uint32_t replica = 0;   ///< separates draws for the same token (estimator studies)
+  bool training = true;
+  /// Tokens of the whole update (all ranks, all micro-batches): the divisor of auxiliary losses.
+  double update_tokens = 0;
+  /// 1 / (scored tokens of the whole update over all ranks): the scale of the task loss' sum.
+  double loss_scale = 0;
+  /// (B) task loss of each local sequence, where a router learns from it; else empty.
+  Vector<const double> sequence_loss;
+};
+
+}  // namespace kokomoe

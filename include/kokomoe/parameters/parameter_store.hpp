@@ -1,0 +1,134 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/core/types.hpp"
+#include "kokomoe/parallel/communicator.hpp"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kokomoe {
+
+/// How a tensor starts. Element i of a tensor depends on (seed, name, global index i) alone, so a
+/// model starts the same whatever the layout. Draws are made in double and rounded to T.
+struct Initializer {
+  enum class Kind { constant, normal, uniform };
+  Kind kind = Kind::constant;
+  double scale = 0;  ///< the constant, the standard deviation, or the half width
+
+  static Initializer constant(double value) { return {Kind::constant, value}; }
+  static Initializer normal(double deviation) { return {Kind::normal, deviation}; }
+  static Initializer uniform(double half_width) { return {Kind::uniform, half_width}; }
+};
+
+struct ParameterSpec {
+  std::string name;                ///< unique, dotted: "blocks.0.attention.qkv.weight"
+  std::vector<std::size_t> shape;  ///< GLOBAL shape; first axis = global expert index if `expert`
+  Initializer initializer{};
+  bool decay = true;    ///< takes weight decay
+  bool expert = false;  ///< sharded by first axis over the expert group
+  bool state = false;   ///< kept and saved, but not trained (moving averages, biases, lambdas)
+};
+
+/// A tensor's place in its store. Cheap to copy; valid for the store that gave it.
+struct ParameterHandle {
+  int index = -1;
+  bool valid() const { return index >= 0; }
+};
+
+/// Which experts a rank owns: [begin, end) of `total`, possibly none.
+struct ExpertRange {
+  int begin = 0;
+  int end = 0;
+  int total = 0;
+  int size() const { return end - begin; }
+  bool all() const { return size() == total; }
+};
+
+/// Rank r of R owns experts [r E / R, (r + 1) E / R).
+ExpertRange owned_experts(int experts, int rank, int ranks);
+
+/// All tensors of a model as named slices of a few flat buffers: value, gradient and two moments.
+/// Life: add(...), freeze(...), allocate(...), then use. Replicated and expert slices lie in
+/// separate buffers; inside a buffer trained slices with weight decay come first, then trained
+/// ones without, then frozen ones, so that one optimizer kernel per group serves them all.
+/// The first gradient write of an update overwrites, later ones add: see gradient_beta.
+template <class T>
+class ParameterStore {
+ public:
+  enum class Group { replicated, expert, state };
+
+  /// Flat views over one group; `decayed` and `trained` are prefix lengths in elements.
+  struct Buffer {
+    Vector<T> value, gradient, moment1, moment2;
+    std::size_t decayed = 0;
+    std::size_t trained = 0;
+  };
+
+  struct Entry {
+    ParameterSpec spec;
+    Group group = Group::replicated;
+    bool frozen = false;
+    std::vector<std::size_t> local_shape;  ///< what this rank holds
+    std::size_t offset = 0;                ///< in elements, into the group's buffer
+    std::size_t size = 0;                  ///< local elements
+    bool gradient_written = false;
+  };
+
+  /// `expert_rank` of `expert_ranks`: this rank's place in its expert group.
+  explicit ParameterStore(int expert_rank = 0, int expert_ranks = 1);
+
+  /// Registers a tensor; before allocate. Throws on a duplicate name.
+  ParameterHandle add(ParameterSpec spec);
+  /// Freezes every tensor whose name matches a glob ('*' any run of characters); before allocate.
+  /// Returns how many matched.
+  int freeze(const std::string& pattern);
+  /// Lays out and initialises everything.
+  void allocate(const ExecutionSpace& space, std::uint64_t seed);
+  bool allocated() const { return allocated_; }
+
+  /// Local values: last axis = columns, all others folded into rows (a vector is one row).
+  Matrix<T> value(ParameterHandle handle) const;
+  /// Values of local expert e as (shape[1], shape[2]); a 2-axis tensor gives one row.
+  Matrix<T> expert_value(ParameterHandle handle, int local_expert) const;
+  Vector<T> value_vector(ParameterHandle handle) const;
+  Matrix<T> gradient(ParameterHandle handle) const;
+  Matrix<T> expert_gradient(ParameterHandle handle, int local_expert) const;
+  Vector<T> gradient_vector(ParameterHandle handle) const;
+
+  /// 0 for the first write of this update (so the writer overwrites), 1 afterwards. Marks the
+  /// slice as written: call it once for each backward through the owner, and write all of it.
+  T gradient_beta(ParameterHandle handle);
+  /// Starts an update: every gradient counts as not written.
+  void begin_update();
+  /// Ends accumulation: zeroes trained slices that nobody wrote.
+  void finish_gradients(const ExecutionSpace& space);
+
+  ExpertRange experts(int total) const {
+    return owned_experts(total, expert_rank_, expert_ranks_);
+  }
+
+  Buffer& buffer(Group group) { return buffers_[static_cast<int>(group)]; }
+  const Buffer& buffer(Group group) const { return buffers_[static_cast<int>(group)]; }
+  const std::vector<Entry>& entries() const { return entries_; }
+  const Entry& entry(ParameterHandle handle) const { return entries_[handle.index]; }
+  /// Handle of `name`; invalid when there is none.
+  ParameterHandle find(const std::string& name) const;
+
+  std::size_t parameters() const;  ///< global trained and frozen elements
+  std::size_t bytes() const;       ///< held by this rank
+
+ private:
+  Matrix<T> as_matrix(const Vector<T>& flat, const Entry& entry) const;
+  Matrix<T> as_expert(const Vector<T>& flat, const Entry& entry, int local_expert) const;
+
+  int expert_rank_;
+  int expert_ranks_;
+  bool allocated_ = false;
+  std::vector<Entry> entries_;
+  Buffer buffers_[3];
+};
+
+}  // namespace kokomoe

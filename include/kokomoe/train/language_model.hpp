@@ -1,0 +1,83 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/data/batches.hpp"
+#include "kokomoe/data/device_batch.hpp"
+#include "kokomoe/model/decoder_lm.hpp"
+#include "kokomoe/train/language_model_deck.hpp"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace kokomoe {
+
+/// What one update did; sums are over all ranks and micro-batches.
+struct UpdateReport {
+  std::int64_t step = 0;  ///< updates done, this one included
+  double loss = 0;        ///< task + auxiliary
+  double task_loss = 0;   ///< nats a token, label smoothing included
+  double aux_loss = 0;
+  double learning_rate = 0;
+  double grad_norm = 0;  ///< before clipping
+  std::int64_t tokens = 0;             ///< of this update
+  std::vector<LoadMetrics> load;       ///< one for each MoE layer, of the last micro-batch
+};
+
+struct EvaluationReport {
+  double loss = 0;           ///< nats a scored token
+  double bits_per_byte = 0;  ///< of text, whatever the tokenizer
+  double perplexity = 0;     ///< exp(loss), a token
+  double accuracy = 0;       ///< share of tokens whose argmax is right
+  std::int64_t tokens = 0;   ///< scored
+  std::int64_t bytes = 0;    ///< of text that they stand for
+};
+
+/// A language model with everything that training and evaluation need: parameters, arenas and
+/// batches. One step is: fill batch, forward, loss, backward, reduce, clip, AdamW.
+template <class T>
+class LanguageModel {
+ public:
+  /// `communicator` must outlive it. Without `corpus` only evaluation and generation work.
+  LanguageModel(const LanguageModelConfig& config, const Communicator& communicator,
+                std::optional<Corpus> corpus);
+
+  /// Update number `step` (from 0), which depends on (deck, step, parameters) alone. Throws Error
+  /// naming step and tensor when loss or gradient is not finite; the parameters are then as
+  /// before.
+  UpdateReport update(std::int64_t step);
+
+  /// The mean loss over all windows, in evaluation mode. Collective.
+  EvaluationReport evaluate(const EvalWindows& windows);
+
+  /// Continues `prompt` (token ids) by up to `count` tokens, drawn at `temperature` (0 = argmax)
+  /// from the `top` most probable (0 = all). On this rank alone.
+  std::vector<int> generate(const std::vector<int>& prompt, int count, double temperature, int top,
+                            std::uint64_t seed);
+
+  ParameterStore<T>& store() { return store_; }
+  const DecoderLm<T>& model() const { return model_; }
+  const LanguageModelConfig& config() const { return config_; }
+  std::size_t peak_bytes() const;  ///< device memory: parameters, moments, arenas
+  int arena_growths() const { return saved_.growths() + scratch_.growths(); }
+
+ private:
+  StepContext context(const HostBatch& batch, bool training, std::int64_t step);
+  void check_finite(const UpdateReport& report) const;
+
+  LanguageModelConfig config_;
+  const Communicator* communicator_;
+  ExecutionSpace space_;
+  ParameterStore<T> store_;
+  DecoderLm<T> model_;
+  std::optional<LmBatches> batches_;
+  Arena saved_, scratch_;
+  typename DecoderLm<T>::Saved state_;
+  HostBatch host_batch_;
+  DeviceBatch device_batch_;
+  Vector<double> statistics_;  ///< micro-batches of [loss sums | MoE layers]
+  Vector<double>::host_mirror_type host_statistics_;
+};
+
+}  // namespace kokomoe

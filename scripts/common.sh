@@ -1,0 +1,31 @@
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# Sourced by the other scripts: what they all need to know.
+
+kokomoe_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+export KOKOMOE_DEPS_DIR="${KOKOMOE_DEPS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/kokomoe}"
+kokomoe_jobs="${KOKOMOE_JOBS:-$(nproc)}"
+
+# Messages go to standard error, so that a script's standard output stays its result.
+stage() { printf '== %s\n' "$*" >&2; }
+note() { printf '   %s\n' "$*" >&2; }
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# Debian's own interpreter first: another Python on PATH may lack numpy.
+kokomoe_python() {
+  if [[ -n "${KOKOMOE_PYTHON:-}" ]]; then
+    echo "$KOKOMOE_PYTHON"
+  elif [[ -x /usr/bin/python3 ]]; then
+    echo /usr/bin/python3
+  else
+    command -v python3 || die "no python3 found: run scripts/install_packages.sh"
+  fi
+}
+
+have_sha256() { # file, sum
+  [[ -f "$1" ]] && [[ "$(sha256sum "$1" | cut -d' ' -f1)" == "$2" ]]
+}

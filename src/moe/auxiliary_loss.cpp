@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/moe/auxiliary_loss.hpp"
+
+#include "kokomoe/core/column_sum.hpp"
+#include "kokomoe/core/error.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kokomoe {
+
+namespace {
+
+template <class T>
+KOKKOS_INLINE_FUNCTION T log_sum_exp(const T* z, int experts, T& maximum) {
+  maximum = z[0];
+  for (int e = 1; e < experts; ++e) maximum = z[e] > maximum ? z[e] : maximum;
+  T sum = 0;
+  for (int e = 0; e < experts; ++e) sum += Kokkos::exp(z[e] - maximum);
+  return maximum + Kokkos::log(sum);
+}
+
+}  // namespace
+
+template <class T>
+void gather_statistics(const ExecutionSpace& space, Arena& scratch,
+                       const Vector<const int>& counts, const Matrix<const T>& probability,
+                       const Matrix<const T>& logits, bool squares,
+                       const Vector<double>& statistics) {
+  const int experts = static_cast<int>(counts.extent(0));
+  const int tokens = static_cast<int>(probability.extent(0));
+  if (statistics.extent(0) != static_cast<std::size_t>(LoadStatistics::width(experts)))
+    fail_shape("gather_statistics", "statistics", 1, statistics.extent(0), 1,
+               static_cast<std::size_t>(LoadStatistics::width(experts)));
+  ArenaScope scope(scratch);
+  const Vector<T> sums = scratch.vector<T>(static_cast<std::size_t>(experts));
+  column_sum<T>(space, scratch, probability, Matrix<const T>(), Vector<const T>(), T(0), sums);
+  const Vector<T> total = scratch.vector<T>(1);
+  if (squares) {
+    const Matrix<T> square = scratch.matrix<T>(static_cast<std::size_t>(tokens), 1);
+    Kokkos::parallel_for(
+        KOKOMOE_LABEL("moe::auxiliary::z_square"),
+        Kokkos::RangePolicy<ExecutionSpace>(space, 0, tokens), KOKKOS_LAMBDA(const int t) {
+          T maximum;
+          const T lse = log_sum_exp(&logits(t, 0), experts, maximum);
+          square(t, 0) = lse * lse;
+        });
+    column_sum<T>(space, scratch, square, Matrix<const T>(), Vector<const T>(), T(0), total);
+  }
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::statistics"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, experts), KOKKOS_LAMBDA(const int e) {
+        statistics(e) = counts(e);
+        statistics(experts + e) = sums(e);
+        if (e == 0) statistics(2 * experts) = squares ? total(0) : T(0);
+      });
+}
+
+template <class T>
+void balance_gradient(const ExecutionSpace& space, double alpha,
+                      const Vector<const double>& counts, double tokens,
+                      const Matrix<T>& d_probability) {
+  const int experts = static_cast<int>(counts.extent(0));
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::balance_gradient"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, d_probability.extent(0)),
+      KOKKOS_LAMBDA(const int t) {
+        double sum = 0;
+        for (int e = 0; e < experts; ++e) sum += counts(e);
+        const double scale = sum > 0 ? alpha * experts / (sum * tokens) : 0;
+        for (int e = 0; e < experts; ++e)
+          d_probability(t, e) = static_cast<T>(scale * counts(e));
+      });
+}
+
+template <class T>
+void z_loss_gradient(const ExecutionSpace& space, double c, const Matrix<const T>& z, int experts,
+                     double tokens, const Matrix<T>& d_z) {
+  if (c == 0) {
+    Kokkos::deep_copy(space, d_z, T(0));
+    return;
+  }
+  const int columns = static_cast<int>(d_z.extent(1));
+  const T scale = static_cast<T>(2 * c / tokens);
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::z_loss_gradient"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, d_z.extent(0)), KOKKOS_LAMBDA(const int t) {
+        T maximum;
+        const T lse = log_sum_exp(&z(t, 0), experts, maximum);
+        for (int e = 0; e < experts; ++e)
+          d_z(t, e) = scale * lse * Kokkos::exp(z(t, e) - lse);
+        for (int e = experts; e < columns; ++e) d_z(t, e) = T(0);
+      });
+}
+
+LoadMetrics load_metrics(std::span<const double> statistics, int experts, double tokens) {
+  LoadMetrics metrics;
+  const auto e_count = static_cast<std::size_t>(experts);
+  metrics.counts.assign(statistics.begin(), statistics.begin() + experts);
+  double assignments = 0, largest = 0;
+  for (const double count : metrics.counts) {
+    assignments += count;
+    largest = std::max(largest, count);
+    if (count == 0) ++metrics.dead;
+  }
+  if (tokens == 0 || assignments == 0) return metrics;
+  for (std::size_t e = 0; e < e_count; ++e) {
+    const double f = metrics.counts[e] / assignments;
+    metrics.balance += experts * f * statistics[e_count + e] / tokens;
+    if (f > 0) metrics.entropy -= f * std::log(f);
+  }
+  metrics.largest_over_mean = largest * experts / assignments;
+  metrics.z_square = statistics[2 * e_count] / tokens;
+  return metrics;
+}
+
+#define KOKOMOE_INSTANTIATE(T)                                                                   \
+  template void gather_statistics<T>(const ExecutionSpace&, Arena&, const Vector<const int>&,    \
+                                     const Matrix<const T>&, const Matrix<const T>&, bool,       \
+                                     const Vector<double>&);                                     \
+  template void balance_gradient<T>(const ExecutionSpace&, double, const Vector<const double>&,  \
+                                    double, const Matrix<T>&);                                   \
+  template void z_loss_gradient<T>(const ExecutionSpace&, double, const Matrix<const T>&, int,   \
+                                   double, const Matrix<T>&);
+KOKOMOE_INSTANTIATE(float)
+KOKOMOE_INSTANTIATE(double)
+#undef KOKOMOE_INSTANTIATE
+
+}  // namespace kokomoe

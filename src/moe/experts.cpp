@@ -1,0 +1,288 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/moe/experts.hpp"
+
+#include "kokomoe/core/column_sum.hpp"
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/moe/grouped_gemm.hpp"
+
+#include <cmath>
+
+namespace kokomoe {
+
+Activation parse_activation(const std::string& name) {
+  if (name == "relu") return Activation::relu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "swiglu") return Activation::swiglu;
+  throw InputError("unknown activation \"" + name + "\": choose relu, gelu or swiglu");
+}
+
+std::string to_string(Activation activation) {
+  switch (activation) {
+    case Activation::relu: return "relu";
+    case Activation::gelu: return "gelu";
+    default: return "swiglu";
+  }
+}
+
+namespace {
+
+/// Row r's bias, or nullptr without biases. (E, width) biases, expert_of_row empty = expert 0.
+template <class T>
+struct RowBias {
+  Matrix<const T> bias;
+  Vector<const int> expert_of_row;
+
+  KOKKOS_INLINE_FUNCTION const T* at(int r) const {
+    if (bias.extent(0) == 0) return nullptr;
+    return &bias(expert_of_row.extent(0) == 0 ? 0 : expert_of_row(r), 0);
+  }
+};
+
+template <class Act, class T>
+void activate(const ExecutionSpace& space, const Matrix<const T>& hidden, const RowBias<T>& bias,
+              const Matrix<T>& out) {
+  const int h = static_cast<int>(out.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("moe::experts::activate"), space, static_cast<int>(out.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
+        const int r = row.index();
+        const T* const x = &hidden(r, 0);
+        const T* const b = bias.at(r);
+        T* const y = &out(r, 0);
+        if (b != nullptr)
+          row.each(h, [&](const int j) { y[j] = Act::value(x[j] + b[j]); });
+        else
+          row.each(h, [&](const int j) { y[j] = Act::value(x[j]); });
+      });
+}
+
+template <class T>
+void activate_swiglu(const ExecutionSpace& space, const Matrix<const T>& hidden,
+                     const RowBias<T>& bias, const Matrix<T>& out) {
+  const int h = static_cast<int>(out.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("moe::experts::activate"), space, static_cast<int>(out.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
+        const int r = row.index();
+        const T* const x = &hidden(r, 0);
+        const T* const b = bias.at(r);
+        T* const y = &out(r, 0);
+        row.each(h, [&](const int j) {
+          const T g = b != nullptr ? x[j] + b[j] : x[j];
+          const T u = b != nullptr ? x[h + j] + b[h + j] : x[h + j];
+          y[j] = g * fast_sigmoid(g) * u;
+        });
+      });
+}
+
+/// One pass over a row of the hidden layer on the way back. In: d_active = dL/d(weighted act) W2
+/// part, hidden. Out: active = weight act (for W2's gradient), d_hidden = weight dL/d(hidden),
+/// and <d_active, act> for the weight's gradient.
+template <class T>
+struct BackwardRows {
+  Matrix<const T> hidden;
+  RowBias<T> bias;
+  Vector<const T> row_weight;
+  Matrix<const T> d_active;
+  Matrix<T> active;
+  Matrix<T> d_hidden;
+  Vector<T> dot;
+};
+
+template <class Act, class T>
+void backward_rows(const ExecutionSpace& space, const BackwardRows<T>& v) {
+  const int h = static_cast<int>(v.active.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("moe::experts::activate_backward"), space,
+      static_cast<int>(v.active.extent(0)), KOKKOS_LAMBDA(const Row& row) {
+        const int r = row.index();
+        const T* const x = &v.hidden(r, 0);
+        const T* const b = v.bias.at(r);
+        const T* const da = &v.d_active(r, 0);
+        T* const a = &v.active(r, 0);
+        T* const dx = &v.d_hidden(r, 0);
+        const T w = v.row_weight.extent(0) == 0 ? T(1) : v.row_weight(r);
+        const T dot = row.template sum<T>(h, [&](const int j) {
+          const T z = b != nullptr ? x[j] + b[j] : x[j];
+          const T value = Act::value(z);
+          const T d = da[j];
+          a[j] = w * value;
+          dx[j] = w * d * Act::derivative(z);
+          return d * value;
+        });
+        if (v.dot.extent(0) != 0) row.once([&]() { v.dot(r) = dot; });
+      });
+}
+
+template <class T>
+void backward_rows_swiglu(const ExecutionSpace& space, const BackwardRows<T>& v) {
+  const int h = static_cast<int>(v.active.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("moe::experts::activate_backward"), space,
+      static_cast<int>(v.active.extent(0)), KOKKOS_LAMBDA(const Row& row) {
+        const int r = row.index();
+        const T* const x = &v.hidden(r, 0);
+        const T* const b = v.bias.at(r);
+        const T* const da = &v.d_active(r, 0);
+        T* const a = &v.active(r, 0);
+        T* const dx = &v.d_hidden(r, 0);
+        const T w = v.row_weight.extent(0) == 0 ? T(1) : v.row_weight(r);
+        const T dot = row.template sum<T>(h, [&](const int j) {
+          const T g = b != nullptr ? x[j] + b[j] : x[j];
+          const T u = b != nullptr ? x[h + j] + b[h + j] : x[h + j];
+          const T sigmoid = fast_sigmoid(g);
+          const T silu = g * sigmoid;
+          const T d = da[j];
+          a[j] = w * silu * u;
+          dx[j] = w * d * u * (sigmoid + silu * (T(1) - sigmoid));
+          dx[h + j] = w * d * silu;
+          return d * silu * u;
+        });
+        if (v.dot.extent(0) != 0) row.once([&]() { v.dot(r) = dot; });
+      });
+}
+
+/// bias gradients: one weighted column sum for each expert's rows.
+template <class T>
+void bias_gradient(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& rows,
+                   const Vector<const T>& weight, std::span<const int> offsets, T beta,
+                   const Matrix<T>& gradient) {
+  for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
+    const auto begin = static_cast<std::size_t>(offsets[e]);
+    const std::size_t count = static_cast<std::size_t>(offsets[e + 1]) - begin;
+    const std::size_t width = rows.extent(1);
+    column_sum<T>(space, scratch,
+                  Matrix<const T>(rows.data() + begin * width, count, width), Matrix<const T>(),
+                  weight.extent(0) == 0 || count == 0
+                      ? Vector<const T>()
+                      : Vector<const T>(weight.data() + begin, count),
+                  beta, Vector<T>(gradient.data() + e * width, width));
+  }
+}
+
+}  // namespace
+
+template <class T>
+Experts<T>::Experts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name)
+    : config_(config), store_(&store) {
+  if (config.experts < 1 || config.d_model < 1 || config.d_hidden < 1)
+    fail(name, "experts " + std::to_string(config.experts) + ", d_model " +
+                   std::to_string(config.d_model) + ", d_hidden " +
+                   std::to_string(config.d_hidden) + ": each must be at least 1");
+  const auto experts = static_cast<std::size_t>(config.experts);
+  const auto d = static_cast<std::size_t>(config.d_model);
+  const auto h = static_cast<std::size_t>(config.d_hidden);
+  const auto width = static_cast<std::size_t>(first_width(config.activation, config.d_hidden));
+  const auto normal = [](std::size_t inputs, double scale) {
+    return Initializer::normal(scale / std::sqrt(static_cast<double>(inputs)));
+  };
+  const auto add = [&](const char* suffix, std::vector<std::size_t> shape, Initializer init,
+                       bool decay) {
+    return store.add({name + suffix, std::move(shape), init, decay, config.sharded, false});
+  };
+  w1_ = add(".w1", {experts, width, d}, normal(d, 1), true);
+  w2_ = add(".w2", {experts, d, h}, normal(h, config.output_scale), true);
+  if (config.bias) {
+    b1_ = add(".b1", {experts, width}, Initializer::constant(0), false);
+    b2_ = add(".b2", {experts, d}, Initializer::constant(0), false);
+  }
+}
+
+template <class T>
+void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
+                         const Matrix<const T>& rows, std::span<const int> offsets,
+                         const Vector<const int>& expert_of_row, const Matrix<T>& out,
+                         Saved& saved) const {
+  const Region region(KOKOMOE_LABEL("moe::experts"));
+  const std::size_t n = rows.extent(0);
+  const auto d = static_cast<std::size_t>(config_.d_model);
+  require_shape("Experts::forward", "rows", rows, n, d);
+  require_shape("Experts::forward", "out", out, n, d);
+  ArenaScope scope(scratch);
+  saved.rows = rows;
+  saved.hidden = saved_arena.matrix<T>(
+      n, static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
+  const Matrix<T> active = scratch.matrix<T>(n, static_cast<std::size_t>(config_.d_hidden));
+  grouped_gemm<T>(space, Transpose::yes, rows, store_->value(w1_), T(0), saved.hidden, offsets);
+  RowBias<T> bias{b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(),
+                  expert_of_row};
+  switch (config_.activation) {
+    case Activation::relu: activate<Relu, T>(space, saved.hidden, bias, active); break;
+    case Activation::gelu: activate<Gelu, T>(space, saved.hidden, bias, active); break;
+    case Activation::swiglu: activate_swiglu<T>(space, saved.hidden, bias, active); break;
+  }
+  grouped_gemm<T>(space, Transpose::yes, active, store_->value(w2_), T(0), out, offsets);
+  if (b2_.valid()) {
+    const RowBias<T> b2{store_->value(b2_), expert_of_row};
+    const int columns = config_.d_model;
+    for_each_row(
+        KOKOMOE_LABEL("moe::experts::bias"), space, static_cast<int>(n),
+        KOKKOS_LAMBDA(const Row& row) {
+          T* const y = &out(row.index(), 0);
+          const T* const b = b2.at(row.index());
+          row.each(columns, [&](const int j) { y[j] += b[j]; });
+        });
+  }
+}
+
+template <class T>
+void Experts<T>::backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
+                          std::span<const int> offsets, const Vector<const int>& expert_of_row,
+                          const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                          const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
+  const Region region(KOKOMOE_LABEL("moe::experts_backward"));
+  const std::size_t n = saved.rows.extent(0);
+  const auto h = static_cast<std::size_t>(config_.d_hidden);
+  require_shape("Experts::backward", "d_out", d_out, n, saved.rows.extent(1));
+  require_shape("Experts::backward", "d_rows", d_rows, n, saved.rows.extent(1));
+  ArenaScope scope(scratch);
+  const Matrix<T> d_active = scratch.matrix<T>(n, h);
+  const Matrix<T> active = scratch.matrix<T>(n, h);
+  // One-argument activations turn d_active into d_hidden in place; swiglu needs twice the width.
+  const Matrix<T> d_hidden = config_.activation == Activation::swiglu
+                                 ? scratch.matrix<T>(n, saved.hidden.extent(1))
+                                 : d_active;
+  grouped_gemm<T>(space, Transpose::no, d_out, store_->value(w2_), T(0), d_active, offsets);
+  BackwardRows<T> views{saved.hidden,
+                        {b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(),
+                         expert_of_row},
+                        row_weight,
+                        d_active,
+                        active,
+                        d_hidden,
+                        d_row_weight};
+  switch (config_.activation) {
+    case Activation::relu: backward_rows<Relu, T>(space, views); break;
+    case Activation::gelu: backward_rows<Gelu, T>(space, views); break;
+    case Activation::swiglu: backward_rows_swiglu<T>(space, views); break;
+  }
+  grouped_gemm_transposed<T>(space, d_out, active, store_->gradient_beta(w2_),
+                             store_->gradient(w2_), offsets);
+  grouped_gemm_transposed<T>(space, d_hidden, saved.rows, store_->gradient_beta(w1_),
+                             store_->gradient(w1_), offsets);
+  grouped_gemm<T>(space, Transpose::no, d_hidden, store_->value(w1_), T(0), d_rows, offsets);
+  if (!b1_.valid()) return;
+  bias_gradient<T>(space, scratch, d_hidden, Vector<const T>(), offsets,
+                   store_->gradient_beta(b1_), store_->gradient(b1_));
+  bias_gradient<T>(space, scratch, d_out, row_weight, offsets, store_->gradient_beta(b2_),
+                   store_->gradient(b2_));
+  if (d_row_weight.extent(0) == 0) return;
+  // <d_out, b2> completes <d_out, E(x)>: the hidden layer's share is there already.
+  const RowBias<T> b2{store_->value(b2_), expert_of_row};
+  const int columns = config_.d_model;
+  for_each_row(
+      KOKOMOE_LABEL("moe::experts::bias_dot"), space, static_cast<int>(n),
+      KOKKOS_LAMBDA(const Row& row) {
+        const T* const g = &d_out(row.index(), 0);
+        const T* const b = b2.at(row.index());
+        const T dot = row.template sum<T>(columns, [&](const int j) { return g[j] * b[j]; });
+        row.once([&]() { d_row_weight(row.index()) += dot; });
+      });
+}
+
+template class Experts<float>;
+template class Experts<double>;
+
+}  // namespace kokomoe

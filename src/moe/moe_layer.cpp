@@ -1,0 +1,208 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/moe/moe_layer.hpp"
+
+#include "kokomoe/core/column_sum.hpp"
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/moe/combine.hpp"
+
+#include <chrono>
+
+namespace kokomoe {
+
+namespace {
+
+/// Adds the time since the last call to a counter, when timing is on.
+class Stopwatch {
+ public:
+  Stopwatch(const ExecutionSpace& space, bool on) : space_(space), on_(on) {
+    if (on_) start_ = now();
+  }
+  void add_to(double& seconds) {
+    if (!on_) return;
+    const auto end = now();
+    seconds += std::chrono::duration<double>(end - start_).count();
+    start_ = end;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point now() const {
+    space_.fence(KOKOMOE_LABEL("moe::stopwatch"));
+    return std::chrono::steady_clock::now();
+  }
+  const ExecutionSpace& space_;
+  bool on_;
+  std::chrono::steady_clock::time_point start_{};
+};
+
+ExpertsConfig experts_config(const MoeConfig& config) {
+  return {config.experts, config.d_model, config.d_hidden, config.activation,
+          config.bias,    true,           config.output_scale};
+}
+
+/// y(t, c) = gain(c) x(t, c). y may be x.
+template <class T>
+void multiply_columns(const ExecutionSpace& space, const Matrix<const T>& x,
+                      const Vector<const T>& gain, const Matrix<T>& y) {
+  const int columns = static_cast<int>(y.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("moe::combine::gain"), space, static_cast<int>(y.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
+        const T* const from = &x(row.index(), 0);
+        T* const to = &y(row.index(), 0);
+        row.each(columns, [&](const int j) { to[j] = gain(j) * from[j]; });
+      });
+}
+
+}  // namespace
+
+template <class T>
+MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& store,
+                      const std::string& name)
+    : config_(config),
+      store_(&store),
+      router_(make_router<T>(config.router,
+                             {config.d_model, config.experts, config.k, layer, name + ".router"},
+                             config.options, store)),
+      experts_(experts_config(config), store, name + ".experts"),
+      owned_(store.experts(config.experts)) {
+  if (config.balance != 0 && !router_info(config.router).balance_loss)
+    throw InputError("router \"" + config.router + "\" balances by itself: balance must be 0, not " +
+                     std::to_string(config.balance));
+  if (config.z_loss != 0 && router_->logit_columns() < config.experts)
+    throw InputError("router \"" + config.router + "\" has no logits: z_loss must be 0");
+  if (!owned_.all())
+    throw InputError("experts sharded over ranks need an exchange, which this version has not: use "
+                     "one expert rank");
+  if (config.output_gain)
+    gain_ = store.add({name + ".output_gain",
+                       {static_cast<std::size_t>(config.d_model)},
+                       Initializer::constant(1),
+                       false,
+                       false,
+                       false});
+}
+
+template <class T>
+void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
+                          Saved& saved, const Vector<double>& statistics,
+                          const Routing<T>* replay) const {
+  const Region region(KOKOMOE_LABEL("moe::forward"));
+  const std::size_t tokens = x.extent(0);
+  const auto d = static_cast<std::size_t>(config_.d_model);
+  const auto experts = static_cast<std::size_t>(config_.experts);
+  require_shape("MoeLayer::forward", "x", x, tokens, d);
+  require_shape("MoeLayer::forward", "y", y, tokens, d);
+  saved.seconds_router = saved.seconds_dispatch = saved.seconds_experts = saved.seconds_combine = 0;
+  Stopwatch watch(ctx.space, timed_);
+
+  saved.x = x;
+  saved.logits = router_->project(ctx, x);
+  saved.routing = router_->route_logits(ctx, saved.logits, replay);
+  const Routing<T>& routing = saved.routing;
+  watch.add_to(saved.seconds_router);
+
+  build_dispatch_plan(ctx.space, *ctx.saved, *ctx.scratch, static_cast<int>(tokens),
+                      config_.experts, routing.slots_per_token, routing.token, routing.expert,
+                      saved.plan);
+  const auto rows = static_cast<std::size_t>(saved.plan.rows());
+  const Matrix<T> gathered = ctx.saved->template matrix<T>(rows, d);
+  gather_rows<T>(ctx.space, saved.plan, x, gathered);
+  watch.add_to(saved.seconds_dispatch);
+
+  const Vector<double> sums =
+      statistics.extent(0) != 0
+          ? statistics
+          : ctx.saved->template vector<double>(
+                static_cast<std::size_t>(LoadStatistics::width(config_.experts)));
+  gather_statistics<T>(ctx.space, *ctx.scratch, saved.plan.counts,
+                       routing.balance_probability.extent(0) != 0 ? routing.balance_probability
+                                                                  : routing.probability,
+                       saved.logits, config_.z_loss != 0, sums);
+  saved.global_counts = ctx.saved->template vector<double>(experts);
+  Kokkos::deep_copy(ctx.space, saved.global_counts,
+                    Vector<double>(sums.data(), experts));
+  // Balance is global: a loss on each rank's own counts measurably hurts.
+  if (config_.balance != 0) ctx.communicator->all_reduce_sum(ctx.space, saved.global_counts);
+  watch.add_to(saved.seconds_router);
+
+  ArenaScope scope(*ctx.scratch);
+  const Matrix<T> out = ctx.scratch->template matrix<T>(rows, d);
+  experts_.forward(ctx.space, *ctx.saved, *ctx.scratch, gathered, saved.plan.offsets_on_host(),
+                   saved.plan.expert_of_row, out, saved.experts);
+  router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
+  watch.add_to(saved.seconds_experts);
+
+  saved.mixed = gain_.valid() ? ctx.saved->template matrix<T>(tokens, d) : Matrix<T>();
+  const Matrix<T> mixed = gain_.valid() ? saved.mixed : y;
+  combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed);
+  router_->add_output(ctx, routing, mixed);
+  if (gain_.valid()) multiply_columns<T>(ctx.space, mixed, store_->value_vector(gain_), y);
+  watch.add_to(saved.seconds_combine);
+}
+
+template <class T>
+void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<const T>& dy,
+                           const Matrix<T>& dx) const {
+  const Region region(KOKOMOE_LABEL("moe::backward"));
+  const Routing<T>& routing = saved.routing;
+  const DispatchPlan& plan = saved.plan;
+  const std::size_t tokens = saved.x.extent(0);
+  const auto d = static_cast<std::size_t>(config_.d_model);
+  const auto rows = static_cast<std::size_t>(plan.rows());
+  const auto slots = static_cast<std::size_t>(routing.slots());
+  require_shape("MoeLayer::backward", "dy", dy, tokens, d);
+  require_shape("MoeLayer::backward", "dx", dx, tokens, d);
+  Stopwatch watch(ctx.space, timed_);
+  ArenaScope scope(*ctx.scratch);
+
+  Matrix<const T> d_mixed = dy;
+  if (gain_.valid()) {
+    column_sum<T>(ctx.space, *ctx.scratch, dy, saved.mixed, Vector<const T>(),
+                  store_->gradient_beta(gain_), store_->gradient_vector(gain_));
+    const Matrix<T> scaled = ctx.scratch->template matrix<T>(tokens, d);
+    multiply_columns<T>(ctx.space, dy, store_->value_vector(gain_), scaled);
+    d_mixed = scaled;
+  }
+  const Matrix<T> d_out = ctx.scratch->template matrix<T>(rows, d);
+  const Vector<T> row_weight = ctx.scratch->template vector<T>(rows);
+  gather_rows<T>(ctx.space, plan, d_mixed, d_out);
+  slots_to_rows<T>(ctx.space, plan,
+                   routing.expert_gradient_weight.extent(0) != 0 ? routing.expert_gradient_weight
+                                                                 : routing.weight,
+                   row_weight);
+  watch.add_to(saved.seconds_combine);
+
+  const Matrix<T> d_rows = ctx.scratch->template matrix<T>(rows, d);
+  const Vector<T> d_row_weight = ctx.scratch->template vector<T>(rows);
+  experts_.backward(ctx.space, *ctx.scratch, saved.experts, plan.offsets_on_host(),
+                    plan.expert_of_row, d_out, row_weight, d_rows, d_row_weight);
+  watch.add_to(saved.seconds_experts);
+
+  combine_rows<T>(ctx.space, plan, d_rows, Vector<const T>(), dx);
+  const Vector<T> d_weight = ctx.scratch->template vector<T>(slots);
+  rows_to_slots<T>(ctx.space, plan, d_row_weight, d_weight);
+  watch.add_to(saved.seconds_dispatch);
+
+  RouterFeedback<T> feedback{d_weight, d_mixed, Matrix<const T>()};
+  if (config_.balance != 0) {
+    const Matrix<T> d_probability =
+        ctx.scratch->template matrix<T>(tokens, static_cast<std::size_t>(config_.experts));
+    balance_gradient<T>(ctx.space, config_.balance, saved.global_counts, ctx.update_tokens,
+                        d_probability);
+    feedback.d_probability = d_probability;
+  }
+  const Matrix<T> d_logits =
+      ctx.scratch->template matrix<T>(saved.logits.extent(0), saved.logits.extent(1));
+  z_loss_gradient<T>(ctx.space, config_.z_loss, saved.logits, config_.experts, ctx.update_tokens,
+                     d_logits);
+  router_->logits_backward(ctx, saved.logits, routing, feedback, d_logits);
+  router_->project_backward(ctx, saved.x, d_logits, dx);
+  watch.add_to(saved.seconds_router);
+}
+
+template class MoeLayer<float>;
+template class MoeLayer<double>;
+
+}  // namespace kokomoe

@@ -1,0 +1,99 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/moe/router_registry.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/routers/dense_mixture.hpp"
+#include "kokomoe/moe/routers/sparsemixer.hpp"
+#include "kokomoe/moe/routers/switch.hpp"
+#include "kokomoe/moe/routers/top_k.hpp"
+
+namespace kokomoe {
+
+namespace {
+
+template <class T>
+using Factory = std::unique_ptr<Router<T>> (*)(const RouterPlace&, const RouterOptions&,
+                                               ParameterStore<T>&);
+
+struct Registered {
+  RouterInfo info;
+  Factory<float> make_float;
+  Factory<double> make_double;
+};
+
+template <template <class> class R, class T>
+std::unique_ptr<Router<T>> construct(const RouterPlace& place, const RouterOptions& options,
+                                     ParameterStore<T>& store) {
+  return std::make_unique<R<T>>(place, options, store);
+}
+
+template <template <class> class R>
+Registered registered() {
+  return {R<float>::info(), construct<R, float>, construct<R, double>};
+}
+
+/// One line for each router.
+const std::vector<Registered>& all() {
+  static const std::vector<Registered> routers = {
+      registered<SparseMixerRouter>(),
+      registered<SwitchRouter>(),
+      registered<TopKRouter>(),
+      registered<DenseMixtureRouter>(),
+  };
+  return routers;
+}
+
+const Registered& find(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Registered& router : all()) {
+    if (router.info.name == name) return router;
+    names.push_back(router.info.name);
+  }
+  std::string list;
+  for (const std::string& known : names) list += (list.empty() ? "" : ", ") + known;
+  const std::string nearest = nearest_name(name, names);
+  throw InputError("unknown router \"" + name + "\"" +
+                   (nearest.empty() ? "" : ": did you mean \"" + nearest + "\"?") +
+                   " (known: " + list + ")");
+}
+
+}  // namespace
+
+const std::vector<RouterInfo>& router_registry() {
+  static const std::vector<RouterInfo> infos = [] {
+    std::vector<RouterInfo> result;
+    for (const Registered& router : all()) result.push_back(router.info);
+    return result;
+  }();
+  return infos;
+}
+
+const RouterInfo& router_info(const std::string& name) { return find(name).info; }
+
+template <class T>
+std::unique_ptr<Router<T>> make_router(const std::string& name, const RouterPlace& place,
+                                       const RouterOptions& options, ParameterStore<T>& store) {
+  const Registered& router = find(name);
+  if (place.k < 1 || place.k > place.experts)
+    throw InputError("router \"" + name + "\": k = " + std::to_string(place.k) + " of " +
+                     std::to_string(place.experts) + " experts");
+  if (place.k > 1 && !router.info.takes_k)
+    throw InputError("router \"" + name + "\" chooses one expert: k must be 1, not " +
+                     std::to_string(place.k));
+  const RouterOptions full = options.completed(name, router.info.options);
+  if constexpr (std::is_same_v<T, float>)
+    return router.make_float(place, full, store);
+  else
+    return router.make_double(place, full, store);
+}
+
+template std::unique_ptr<Router<float>> make_router<float>(const std::string&, const RouterPlace&,
+                                                           const RouterOptions&,
+                                                           ParameterStore<float>&);
+template std::unique_ptr<Router<double>> make_router<double>(const std::string&,
+                                                             const RouterPlace&,
+                                                             const RouterOptions&,
+                                                             ParameterStore<double>&);
+
+}  // namespace kokomoe

@@ -1,0 +1,64 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/moe/routing.hpp"
+
+namespace kokomoe {
+
+namespace {
+
+template <class View>
+View copy_of(const ExecutionSpace& space, const View& from) {
+  if (from.data() == nullptr) return View();
+  View to;
+  if constexpr (View::rank() == 1)
+    to = View(Kokkos::view_alloc(space, "kokomoe::moe::routing::clone", Kokkos::WithoutInitializing),
+              from.extent(0));
+  else
+    to = View(Kokkos::view_alloc(space, "kokomoe::moe::routing::clone", Kokkos::WithoutInitializing),
+              from.extent(0), from.extent(1));
+  Kokkos::deep_copy(space, to, from);
+  return to;
+}
+
+}  // namespace
+
+template <class T>
+Routing<T> Routing<T>::clone(const ExecutionSpace& space) const {
+  Routing copy = *this;
+  copy.token = copy_of(space, token);
+  copy.expert = copy_of(space, expert);
+  copy.weight = copy_of(space, weight);
+  copy.expert_gradient_weight = copy_of(space, expert_gradient_weight);
+  copy.probability = copy_of(space, probability);
+  copy.balance_probability = copy_of(space, balance_probability);
+  copy.kept = copy_of(space, kept);
+  copy.scale = copy_of(space, scale);
+  return copy;
+}
+
+template <class T>
+Routing<T> make_token_choice(const ExecutionSpace& space, Arena& arena, int tokens, int experts,
+                             int k) {
+  const std::size_t slots = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(k);
+  Routing<T> routing;
+  routing.tokens = tokens;
+  routing.experts = experts;
+  routing.slots_per_token = k;
+  routing.token = arena.vector<int>(slots);
+  routing.expert = arena.vector<int>(slots);
+  routing.weight = arena.vector<T>(slots);
+  const Vector<int> token = routing.token;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::routing::tokens"), Kokkos::RangePolicy<ExecutionSpace>(space, 0, slots),
+      KOKKOS_LAMBDA(const int n) { token(n) = n / k; });
+  return routing;
+}
+
+#define KOKOMOE_INSTANTIATE(T) \
+  template struct Routing<T>;  \
+  template Routing<T> make_token_choice<T>(const ExecutionSpace&, Arena&, int, int, int);
+KOKOMOE_INSTANTIATE(float)
+KOKOMOE_INSTANTIATE(double)
+#undef KOKOMOE_INSTANTIATE
+
+}  // namespace kokomoe

@@ -1,0 +1,103 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/nn/norm.hpp"
+
+#include "kokomoe/core/column_sum.hpp"
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
+
+namespace kokomoe {
+
+NormKind parse_norm(const std::string& name) {
+  if (name == "layer_norm") return NormKind::layer;
+  if (name == "rms_norm") return NormKind::rms;
+  throw InputError("unknown norm \"" + name + "\": choose layer_norm or rms_norm");
+}
+
+template <class T>
+Norm<T>::Norm(NormKind kind, int d_model, ParameterStore<T>& store, const std::string& name)
+    : kind_(kind), store_(&store) {
+  const auto d = static_cast<std::size_t>(d_model);
+  weight_ = store.add({name + ".weight", {d}, Initializer::constant(1), false, false, false});
+  if (kind == NormKind::layer)
+    bias_ = store.add({name + ".bias", {d}, Initializer::constant(0), false, false, false});
+}
+
+template <class T>
+void Norm<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
+                      Saved& saved) const {
+  require_shape("Norm::forward", "y", y, x.extent(0), x.extent(1));
+  const int d = static_cast<int>(x.extent(1));
+  saved.x = x;
+  saved.statistics = ctx.saved->template matrix<T>(x.extent(0), 2);
+  const Matrix<T> statistics = saved.statistics;
+  const bool centred = kind_ == NormKind::layer;
+  const Vector<const T> weight = store_->value_vector(weight_);
+  const Vector<const T> bias = centred ? store_->value_vector(bias_) : Vector<T>();
+  const T epsilon = centred ? T(1e-5) : T(1e-6);
+  for_each_row(
+      KOKOMOE_LABEL("nn::norm"), ctx.space, static_cast<int>(x.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
+        const int t = row.index();
+        const T* const in = &x(t, 0);
+        T* const out = &y(t, 0);
+        const T mean =
+            centred ? row.template sum<T>(d, [&](const int j) { return in[j]; }) / T(d) : T(0);
+        const T square = row.template sum<T>(
+            d, [&](const int j) { return (in[j] - mean) * (in[j] - mean); });
+        const T scale = T(1) / Kokkos::sqrt(square / T(d) + epsilon);
+        row.once([&]() {
+          statistics(t, 0) = mean;
+          statistics(t, 1) = scale;
+        });
+        if (centred)
+          row.each(d, [&](const int j) {
+            out[j] = (in[j] - mean) * scale * weight(j) + bias(j);
+          });
+        else
+          row.each(d, [&](const int j) { out[j] = in[j] * scale * weight(j); });
+      });
+}
+
+template <class T>
+void Norm<T>::backward(const StepContext& ctx, const Saved& saved, const Matrix<const T>& dy,
+                       const Matrix<T>& dx) const {
+  const Matrix<const T> x = saved.x, statistics = saved.statistics;
+  require_shape("Norm::backward", "dy", dy, x.extent(0), x.extent(1));
+  require_shape("Norm::backward", "dx", dx, x.extent(0), x.extent(1));
+  const int d = static_cast<int>(x.extent(1)), tokens = static_cast<int>(x.extent(0));
+  const bool centred = kind_ == NormKind::layer;
+  const Vector<const T> weight = store_->value_vector(weight_);
+  ArenaScope scope(*ctx.scratch);
+  const Matrix<T> normalised = ctx.scratch->template matrix<T>(x.extent(0), x.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("nn::norm_backward"), ctx.space, tokens, KOKKOS_LAMBDA(const Row& row) {
+        const int t = row.index();
+        const T* const in = &x(t, 0);
+        const T* const g = &dy(t, 0);
+        T* const n = &normalised(t, 0);
+        T* const out = &dx(t, 0);
+        const T mean = statistics(t, 0), scale = statistics(t, 1);
+        row.each(d, [&](const int j) { n[j] = (in[j] - mean) * scale; });
+        // With n the normalised row and h = weight dy: dx = scale (h - mean h - n mean(h n)).
+        const T dot =
+            row.template sum<T>(d, [&](const int j) { return g[j] * weight(j) * n[j]; }) / T(d);
+        const T shift =
+            centred
+                ? row.template sum<T>(d, [&](const int j) { return g[j] * weight(j); }) / T(d)
+                : T(0);
+        row.each(d, [&](const int j) {
+          out[j] += scale * (g[j] * weight(j) - shift - n[j] * dot);
+        });
+      });
+  column_sum<T>(ctx.space, *ctx.scratch, dy, normalised, Vector<const T>(),
+                store_->gradient_beta(weight_), store_->gradient_vector(weight_));
+  if (centred)
+    column_sum<T>(ctx.space, *ctx.scratch, dy, Matrix<const T>(), Vector<const T>(),
+                  store_->gradient_beta(bias_), store_->gradient_vector(bias_));
+}
+
+template class Norm<float>;
+template class Norm<double>;
+
+}  // namespace kokomoe

@@ -1,0 +1,79 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/parallel/communicator.hpp"
+
+#include "parallel/implementation.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace kokomoe {
+
+Communicator::Communicator() = default;
+
+Communicator::Communicator(std::shared_ptr<const Implementation> implementation)
+    : implementation_(std::move(implementation)) {
+  if (implementation_) {
+    rank_ = implementation_->rank();
+    size_ = implementation_->size();
+  }
+}
+
+template <class T>
+void Communicator::all_reduce_sum(T* data, std::size_t count) const {
+  if (size_ > 1) implementation_->sum(data, count);
+}
+
+template <class T>
+void Communicator::all_reduce_sum(const ExecutionSpace& space, const Vector<T>& data) const {
+  if (size_ == 1) return;
+  if constexpr (host_accessible) {
+    space.fence(KOKOMOE_LABEL("parallel::all_reduce"));
+    implementation_->sum(data.data(), data.extent(0));
+  } else {
+    auto& staging = implementation_->staging;
+    staging.resize(std::max(staging.size(), data.extent(0) * sizeof(T)));
+    // operator new aligns for every T that is reduced.
+    T* host = reinterpret_cast<T*>(staging.data());
+    const Kokkos::View<T*, Kokkos::LayoutRight, Kokkos::HostSpace> mirror(host, data.extent(0));
+    Kokkos::deep_copy(space, mirror, data);
+    space.fence(KOKOMOE_LABEL("parallel::all_reduce"));
+    implementation_->sum(host, data.extent(0));
+    Kokkos::deep_copy(space, data, mirror);
+    // The next call may write into the staging memory.
+    space.fence(KOKOMOE_LABEL("parallel::all_reduce"));
+  }
+}
+
+std::int64_t Communicator::all_reduce_max(std::int64_t value) const {
+  return size_ > 1 ? implementation_->max(value) : value;
+}
+
+void Communicator::broadcast(void* data, std::size_t bytes) const {
+  if (size_ > 1) implementation_->broadcast(data, bytes);
+}
+
+std::string Communicator::broadcast(const std::string& text) const {
+  if (size_ == 1) return text;
+  std::uint64_t size = text.size();
+  broadcast(&size, sizeof size);
+  std::string result = is_root() ? text : std::string(size, '\0');
+  broadcast(result.data(), result.size());
+  return result;
+}
+
+void Communicator::barrier() const {
+  if (size_ > 1) implementation_->barrier();
+}
+
+#define KOKOMOE_INSTANTIATE(T)                                           \
+  template void Communicator::all_reduce_sum(T*, std::size_t) const;     \
+  template void Communicator::all_reduce_sum(const ExecutionSpace& space, \
+                                             const Vector<T>& data) const;
+KOKOMOE_INSTANTIATE(float)
+KOKOMOE_INSTANTIATE(double)
+KOKOMOE_INSTANTIATE(std::int32_t)
+KOKOMOE_INSTANTIATE(std::int64_t)
+#undef KOKOMOE_INSTANTIATE
+
+}  // namespace kokomoe

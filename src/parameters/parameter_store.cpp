@@ -1,0 +1,247 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/parameters/parameter_store.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/core/philox.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace kokomoe {
+
+namespace {
+
+bool matches(const char* pattern, const char* text) {
+  if (*pattern == '\0') return *text == '\0';
+  if (*pattern == '*')
+    return matches(pattern + 1, text) || (*text != '\0' && matches(pattern, text + 1));
+  return *pattern == *text && matches(pattern + 1, text + 1);
+}
+
+std::size_t product(const std::vector<std::size_t>& shape) {
+  std::size_t size = 1;
+  for (const std::size_t extent : shape) size *= extent;
+  return size;
+}
+
+/// Fills local elements [0, size) which are global elements [first, first + size).
+template <class T>
+void initialise(const ExecutionSpace& space, const Vector<T>& flat, std::size_t first,
+                const Initializer& initializer, std::uint64_t seed, std::uint64_t hash) {
+  if (initializer.kind == Initializer::Kind::constant) {
+    Kokkos::deep_copy(space, flat, static_cast<T>(initializer.scale));
+    return;
+  }
+  const PhiloxStream key(seed, Purpose::initialization, 0, 0, 0);
+  const double scale = initializer.scale;
+  const bool normal = initializer.kind == Initializer::Kind::normal;
+  const auto low = static_cast<std::uint32_t>(hash), high = static_cast<std::uint32_t>(hash >> 32);
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("parameters::initialise"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, flat.extent(0)),
+      KOKKOS_LAMBDA(const std::size_t i) {
+        const std::uint64_t index = first + i;
+        const PhiloxBlock r = philox(low, high, static_cast<std::uint32_t>(index),
+                                     static_cast<std::uint32_t>(index >> 32), key.key0, key.key1);
+        const double u = open_uniform<double>(r.word[0]);
+        const double v = open_uniform<double>(r.word[1]);
+        // Box-Muller: one normal a block keeps element and counter one to one.
+        const double draw = normal ? Kokkos::sqrt(-2.0 * Kokkos::log(u)) *
+                                         Kokkos::cos(2.0 * Kokkos::numbers::pi * v)
+                                   : 2.0 * u - 1.0;
+        flat(i) = static_cast<T>(scale * draw);
+      });
+}
+
+}  // namespace
+
+ExpertRange owned_experts(int experts, int rank, int ranks) {
+  const auto bound = [&](int r) {
+    return static_cast<int>(static_cast<std::int64_t>(r) * experts / ranks);
+  };
+  return {bound(rank), bound(rank + 1), experts};
+}
+
+template <class T>
+ParameterStore<T>::ParameterStore(int expert_rank, int expert_ranks)
+    : expert_rank_(expert_rank), expert_ranks_(expert_ranks) {
+  if (expert_ranks < 1 || expert_rank < 0 || expert_rank >= expert_ranks)
+    fail("ParameterStore", "rank " + std::to_string(expert_rank) + " of " +
+                               std::to_string(expert_ranks) + " expert ranks");
+}
+
+template <class T>
+ParameterHandle ParameterStore<T>::add(ParameterSpec spec) {
+  if (allocated_) fail("ParameterStore", "\"" + spec.name + "\" added after allocate");
+  if (spec.shape.empty()) fail("ParameterStore", "\"" + spec.name + "\" has no shape");
+  if (find(spec.name).valid()) fail("ParameterStore", "\"" + spec.name + "\" is there already");
+  Entry entry;
+  entry.group = spec.state ? Group::state : spec.expert ? Group::expert : Group::replicated;
+  entry.local_shape = spec.shape;
+  if (entry.group == Group::expert)
+    entry.local_shape[0] = static_cast<std::size_t>(experts(static_cast<int>(spec.shape[0])).size());
+  entry.size = product(entry.local_shape);
+  entry.spec = std::move(spec);
+  entries_.push_back(std::move(entry));
+  return {static_cast<int>(entries_.size()) - 1};
+}
+
+template <class T>
+int ParameterStore<T>::freeze(const std::string& pattern) {
+  if (allocated_) fail("ParameterStore", "freeze(\"" + pattern + "\") after allocate");
+  int count = 0;
+  for (Entry& entry : entries_) {
+    if (entry.group == Group::state || !matches(pattern.c_str(), entry.spec.name.c_str())) continue;
+    entry.frozen = true;
+    ++count;
+  }
+  return count;
+}
+
+template <class T>
+void ParameterStore<T>::allocate(const ExecutionSpace& space, std::uint64_t seed) {
+  if (allocated_) fail("ParameterStore", "allocate called twice");
+  allocated_ = true;
+  // 0: decayed, 1: trained without decay, 2: frozen.
+  const auto part = [](const Entry& entry) { return entry.frozen ? 2 : entry.spec.decay ? 0 : 1; };
+  std::size_t sizes[3] = {0, 0, 0};
+  for (int pass = 0; pass < 3; ++pass) {
+    for (Entry& entry : entries_) {
+      if (part(entry) != pass) continue;
+      std::size_t& size = sizes[static_cast<int>(entry.group)];
+      entry.offset = size;
+      size += entry.size;
+    }
+    for (int g = 0; g < 3; ++g) {
+      if (pass == 0) buffers_[g].decayed = sizes[g];
+      if (pass <= 1) buffers_[g].trained = sizes[g];
+    }
+  }
+  const char* names[3] = {"replicated", "expert", "state"};
+  for (int g = 0; g < 3; ++g) {
+    Buffer& b = buffers_[g];
+    const auto make = [&](const char* what, std::size_t size) {
+      return Vector<T>(std::string("kokomoe::parameters::") + names[g] + "::" + what, size);
+    };
+    b.value = make("value", sizes[g]);
+    if (static_cast<Group>(g) == Group::state) {
+      b.decayed = b.trained = 0;
+      continue;
+    }
+    b.gradient = make("gradient", sizes[g]);
+    b.moment1 = make("moment1", b.trained);
+    b.moment2 = make("moment2", b.trained);
+  }
+  for (const Entry& entry : entries_) {
+    std::size_t first = 0;
+    if (entry.group == Group::expert)
+      first = entry.size / std::max<std::size_t>(1, entry.local_shape[0]) *
+              static_cast<std::size_t>(experts(static_cast<int>(entry.spec.shape[0])).begin);
+    const Vector<T> flat(buffer(entry.group).value.data() + entry.offset, entry.size);
+    initialise(space, flat, first, entry.spec.initializer, seed, name_hash(entry.spec.name.c_str()));
+  }
+  space.fence(KOKOMOE_LABEL("parameters::allocate"));
+}
+
+template <class T>
+Matrix<T> ParameterStore<T>::as_matrix(const Vector<T>& flat, const Entry& entry) const {
+  const std::size_t columns = entry.local_shape.back();
+  const std::size_t rows = columns == 0 ? 0 : entry.size / columns;
+  return Matrix<T>(flat.data() + entry.offset, rows, columns);
+}
+
+template <class T>
+Matrix<T> ParameterStore<T>::as_expert(const Vector<T>& flat, const Entry& entry,
+                                       int local_expert) const {
+  const std::size_t size = entry.size / entry.local_shape[0];
+  const std::size_t columns = entry.local_shape.back();
+  return Matrix<T>(flat.data() + entry.offset + size * static_cast<std::size_t>(local_expert),
+                   size / columns, columns);
+}
+
+template <class T>
+Matrix<T> ParameterStore<T>::value(ParameterHandle handle) const {
+  const Entry& e = entry(handle);
+  return as_matrix(buffer(e.group).value, e);
+}
+
+template <class T>
+Matrix<T> ParameterStore<T>::expert_value(ParameterHandle handle, int local_expert) const {
+  const Entry& e = entry(handle);
+  return as_expert(buffer(e.group).value, e, local_expert);
+}
+
+template <class T>
+Vector<T> ParameterStore<T>::value_vector(ParameterHandle handle) const {
+  const Entry& e = entry(handle);
+  return Vector<T>(buffer(e.group).value.data() + e.offset, e.size);
+}
+
+template <class T>
+Matrix<T> ParameterStore<T>::gradient(ParameterHandle handle) const {
+  const Entry& e = entry(handle);
+  return as_matrix(buffer(e.group).gradient, e);
+}
+
+template <class T>
+Matrix<T> ParameterStore<T>::expert_gradient(ParameterHandle handle, int local_expert) const {
+  const Entry& e = entry(handle);
+  return as_expert(buffer(e.group).gradient, e, local_expert);
+}
+
+template <class T>
+Vector<T> ParameterStore<T>::gradient_vector(ParameterHandle handle) const {
+  const Entry& e = entry(handle);
+  return Vector<T>(buffer(e.group).gradient.data() + e.offset, e.size);
+}
+
+template <class T>
+T ParameterStore<T>::gradient_beta(ParameterHandle handle) {
+  return std::exchange(entries_[static_cast<std::size_t>(handle.index)].gradient_written, true)
+             ? T(1)
+             : T(0);
+}
+
+template <class T>
+void ParameterStore<T>::begin_update() {
+  for (Entry& entry : entries_) entry.gradient_written = false;
+}
+
+template <class T>
+void ParameterStore<T>::finish_gradients(const ExecutionSpace& space) {
+  for (int i = 0; i < static_cast<int>(entries_.size()); ++i) {
+    Entry& entry = entries_[static_cast<std::size_t>(i)];
+    if (entry.gradient_written || entry.group == Group::state) continue;
+    Kokkos::deep_copy(space, gradient_vector({i}), T(0));
+    entry.gradient_written = true;
+  }
+}
+
+template <class T>
+ParameterHandle ParameterStore<T>::find(const std::string& name) const {
+  for (std::size_t i = 0; i < entries_.size(); ++i)
+    if (entries_[i].spec.name == name) return {static_cast<int>(i)};
+  return {};
+}
+
+template <class T>
+std::size_t ParameterStore<T>::parameters() const {
+  std::size_t sum = 0;
+  for (const Entry& entry : entries_)
+    if (entry.group != Group::state) sum += product(entry.spec.shape);
+  return sum;
+}
+
+template <class T>
+std::size_t ParameterStore<T>::bytes() const {
+  std::size_t sum = 0;
+  for (const Buffer& b : buffers_)
+    sum += b.value.size() + b.gradient.size() + b.moment1.size() + b.moment2.size();
+  return sum * sizeof(T);
+}
+
+template class ParameterStore<float>;
+template class ParameterStore<double>;
+
+}  // namespace kokomoe

@@ -1,0 +1,249 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/train/language_model_deck.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/router_registry.hpp"
+
+#include <algorithm>
+#include <set>
+
+namespace kokomoe {
+
+namespace {
+
+/// The deck's key for a router's option.
+KeySpec option_key(const RouterInfo& router, const RouterOption& option) {
+  const std::string name = "moe/" + option.name;
+  const std::string doc = router.name + ": " + option.doc;
+  if (const auto* value = std::get_if<std::int64_t>(&option.default_value))
+    return KeySpec::integer(name, *value, doc).range(option.minimum, option.maximum);
+  if (const auto* value = std::get_if<double>(&option.default_value))
+    return KeySpec::real(name, *value, doc).range(option.minimum, option.maximum);
+  if (const auto* value = std::get_if<bool>(&option.default_value))
+    return KeySpec::boolean(name, *value, doc);
+  return KeySpec::text(name, std::get<std::string>(option.default_value), doc)
+      .choice(option.choices);
+}
+
+std::vector<std::string> router_names() {
+  std::vector<std::string> names;
+  for (const RouterInfo& info : router_registry()) names.push_back(info.name);
+  return names;
+}
+
+/// Options that the deck sets, for the router that it names; others are noted.
+RouterOptions read_options(const Deck& deck, const RouterInfo& router,
+                           std::vector<std::string>& notes) {
+  RouterOptions options;
+  std::set<std::string> own;
+  for (const RouterOption& option : router.options) {
+    own.insert(option.name);
+    const std::string key = "moe/" + option.name;
+    if (!deck.given(key)) continue;
+    if (std::holds_alternative<std::int64_t>(option.default_value))
+      options.set(option.name, deck.integer(key));
+    else if (std::holds_alternative<double>(option.default_value))
+      options.set(option.name, deck.real(key));
+    else if (std::holds_alternative<bool>(option.default_value))
+      options.set(option.name, deck.boolean(key));
+    else
+      options.set(option.name, deck.text(key));
+  }
+  std::set<std::string> noted;
+  for (const RouterInfo& other : router_registry())
+    for (const RouterOption& option : other.options)
+      if (own.count(option.name) == 0 && deck.given("moe/" + option.name) &&
+          noted.insert(option.name).second)
+        notes.push_back("moe/" + option.name + " is not used by router \"" + router.name + "\"");
+  return options;
+}
+
+MoeConfig read_moe(const Deck& deck, std::vector<std::string>& notes) {
+  MoeConfig moe;
+  moe.d_model = static_cast<int>(deck.integer("model/d_model"));
+  moe.d_hidden = static_cast<int>(deck.integer("model/d_hidden"));
+  moe.activation = parse_activation(deck.text("model/activation"));
+  moe.bias = deck.boolean("model/bias");
+  moe.experts = static_cast<int>(deck.integer("moe/experts"));
+  moe.k = static_cast<int>(deck.integer("moe/k"));
+  moe.router = deck.text("moe/router");
+  moe.balance = deck.real("moe/balance");
+  moe.z_loss = deck.real("moe/z_loss");
+  moe.output_gain = deck.boolean("moe/output_gain");
+  if (deck.integer("moe/every") == 0) return moe;
+
+  const RouterInfo& router = router_info(moe.router);
+  moe.options = read_options(deck, router, notes);
+  if (moe.k > moe.experts)
+    deck.refuse("moe/k", "k = " + std::to_string(moe.k) + " exceeds the " +
+                             std::to_string(moe.experts) + " experts");
+  if (moe.k > 1 && !router.takes_k)
+    deck.refuse("moe/k", "router \"" + router.name + "\" chooses one expert: k must be 1");
+  if (moe.balance != 0 && !router.balance_loss)
+    deck.refuse("moe/balance", "router \"" + router.name + "\" balances by itself: must be 0");
+  if (router.batch_coupled) {
+    if (!deck.boolean("moe/allow_future"))
+      deck.refuse("moe/router",
+                  "router \"" + router.name +
+                      "\" looks at other tokens of the batch, later ones too, which a causal "
+                      "model must not see; set moe/allow_future = true to allow it");
+    notes.push_back("router \"" + router.name + "\" lets a token's output depend on later tokens");
+  }
+  return moe;
+}
+
+}  // namespace
+
+Schema language_model_schema() {
+  Schema schema;
+  schema.add(KeySpec::text("run/task", "language_model", "what is trained")
+                 .choice({"language_model"}))
+      .add(KeySpec::integer("run/seed", 1, "of initial values, batches and every draw")
+               .range(0, 1099511627775.0))
+      .add(KeySpec::text("run/precision", "float", "float trains; double is for checks")
+               .choice({"float", "double"}));
+  schema.add(KeySpec::integer("model/d_model", 128, "channels").range(1, 65536))
+      .add(KeySpec::integer("model/d_hidden", 512, "hidden channels of a feed-forward or expert")
+               .range(1, 1048576))
+      .add(KeySpec::integer("model/layers", 4, "transformer blocks").range(1, 255))
+      .add(KeySpec::integer("model/heads", 4, "attention heads; divide d_model").range(1, 65535))
+      .add(KeySpec::text("model/norm", "rms_norm", "of each branch's input")
+               .choice({"rms_norm", "layer_norm"}))
+      .add(KeySpec::text("model/positions", "rotary", "how positions enter")
+               .choice({"rotary", "learned"}))
+      .add(KeySpec::text("model/activation", "swiglu", "of feed-forwards and experts")
+               .choice({"relu", "gelu", "swiglu"}))
+      .add(KeySpec::boolean("model/bias", false, "biases in projections and experts"))
+      .add(KeySpec::boolean("model/tied", true, "the embedding is the output projection too"))
+      .add(KeySpec::real("model/dropout", 0, "embedding and residual branches").range(0, 0.99))
+      .add(KeySpec::real("model/attention_dropout", 0, "attention probabilities").range(0, 0.99));
+  schema.add(KeySpec::text("moe/router", "sparsemixer", "see kokomoe routers")
+                 .choice(router_names()))
+      .add(KeySpec::integer("moe/experts", 4, "experts of each MoE layer").range(1, 65536))
+      .add(KeySpec::integer("moe/k", 1, "experts for each token").range(1, 65536))
+      .add(KeySpec::integer("moe/every", 1, "layers i with i % every == 0 are MoE; 0 = none")
+               .range(0, 255))
+      .add(KeySpec::real("moe/balance", 0.01, "weight of the load-balance loss").range(0, 1e6))
+      .add(KeySpec::real("moe/z_loss", 0, "weight of the router z-loss").range(0, 1e6))
+      .add(KeySpec::boolean("moe/output_gain", true, "learned gain on each output channel"))
+      .add(KeySpec::boolean("moe/allow_future", false,
+                            "allow routers that look at later tokens"));
+  for (const RouterInfo& router : router_registry())
+    for (const RouterOption& option : router.options) schema.add(option_key(router, option));
+  schema.add(KeySpec::integer("train/steps", 100, "updates").range(0, 4294967295.0))
+      .add(KeySpec::integer("train/batch_tokens", 4096, "tokens of an update over all ranks")
+               .range(1, 1e12))
+      .add(KeySpec::integer("train/accumulate", 1,
+                            "micro-batches of an update; each balances its own load")
+               .range(1, 65536))
+      .add(KeySpec::integer("train/eval_every", 0, "updates between evaluations; 0 = at the end")
+               .range(0, 4294967295.0))
+      .add(KeySpec::real("train/clip", 1.0, "gradient norm limit; 0 = none").range(0, 1e30))
+      .add(KeySpec::real("train/label_smoothing", 0, "share of the uniform target").range(0, 0.99))
+      .add(KeySpec::list("train/freeze", {}, "tensors that are not trained: name patterns with *"));
+  schema.add(KeySpec::real("optimizer/learning_rate", 1e-3, "peak").range(0, 1e6))
+      .add(KeySpec::integer("optimizer/warmup", 0, "updates of linear rise")
+               .range(0, 4294967295.0))
+      .add(KeySpec::real("optimizer/warmup_from", 0, "rate before the first update").range(0, 1e6))
+      .add(KeySpec::text("optimizer/schedule", "cosine", "after the warm-up")
+               .choice({"constant", "inverse_sqrt", "cosine", "linear"}))
+      .add(KeySpec::real("optimizer/minimum_rate", 0, "where cosine and linear end")
+               .range(0, 1e6))
+      .add(KeySpec::real("optimizer/beta1", 0.9, "decay of the first moment").range(0, 0.999999))
+      .add(KeySpec::real("optimizer/beta2", 0.98, "decay of the second moment")
+               .range(0, 0.99999999))
+      .add(KeySpec::real("optimizer/epsilon", 1e-8, "added to the root").range(0, 1))
+      .add(KeySpec::real("optimizer/weight_decay", 0.1, "decoupled; on matrices").range(0, 1e6));
+  schema.add(KeySpec::integer("checkpoint/every", 0, "updates between checkpoints; 0 = at the end")
+                 .range(0, 4294967295.0))
+      .add(KeySpec::integer("checkpoint/keep", 2, "newest kept, beside the best").range(2, 1e6));
+  schema.add(KeySpec::integer("parallel/expert_ranks", 1,
+                              "ranks that share the experts (this version: 1)")
+                 .range(1, 65536));
+  schema.add(KeySpec::list("data/train", {}, "text files").required())
+      .add(KeySpec::list("data/heldout", {}, "text files for evaluation"))
+      .add(KeySpec::text("data/cache", "data/cache", "folder for token files"))
+      .add(KeySpec::text("data/tokenizer", "bytes", "how text becomes tokens")
+               .choice({"bytes", "sentencepiece"}))
+      .add(KeySpec::text("data/tokenizer_model", "", "SentencePiece model; empty = train one"))
+      .add(KeySpec::integer("data/vocabulary", 8000, "of a SentencePiece model to be trained")
+               .range(260, 1e6))
+      .add(KeySpec::integer("data/sequence_length", 256, "tokens of a sequence")
+               .range(1, 16777215))
+      .add(KeySpec::integer("data/eval_stride", 0,
+                            "new tokens of an evaluation window; 0 = half of its length")
+               .range(0, 16777215));
+  return schema;
+}
+
+LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::string>& notes) {
+  LanguageModelConfig config;
+  config.seed = static_cast<std::uint64_t>(deck.integer("run/seed"));
+  config.double_precision = deck.text("run/precision") == "double";
+
+  DecoderConfig& model = config.model;
+  model.moe = read_moe(deck, notes);
+  model.layers = static_cast<int>(deck.integer("model/layers"));
+  model.heads = static_cast<int>(deck.integer("model/heads"));
+  model.norm = parse_norm(deck.text("model/norm"));
+  model.positions = parse_positions(deck.text("model/positions"));
+  model.bias = deck.boolean("model/bias");
+  model.tied = deck.boolean("model/tied");
+  model.dropout = deck.real("model/dropout");
+  model.attention_dropout = deck.real("model/attention_dropout");
+  model.moe_every = static_cast<int>(deck.integer("moe/every"));
+  if (model.moe.d_model % model.heads != 0)
+    deck.refuse("model/heads", std::to_string(model.heads) + " heads do not divide d_model = " +
+                                   std::to_string(model.moe.d_model));
+  if (model.positions == Positions::rotary && model.moe.d_model / model.heads % 2 != 0)
+    deck.refuse("model/heads", "rotary positions need an even number of channels a head, not " +
+                                   std::to_string(model.moe.d_model / model.heads));
+
+  config.optimizer = {deck.real("optimizer/beta1"), deck.real("optimizer/beta2"),
+                      deck.real("optimizer/epsilon"), deck.real("optimizer/weight_decay")};
+  config.steps = deck.integer("train/steps");
+  config.schedule = {parse_schedule(deck.text("optimizer/schedule")),
+                     deck.real("optimizer/learning_rate"), deck.real("optimizer/warmup_from"),
+                     deck.real("optimizer/minimum_rate"), deck.integer("optimizer/warmup"),
+                     config.steps};
+  config.clip = deck.real("train/clip");
+  config.label_smoothing = deck.real("train/label_smoothing");
+  config.freeze = deck.list("train/freeze");
+  config.batch_tokens = deck.integer("train/batch_tokens");
+  config.accumulate = static_cast<int>(deck.integer("train/accumulate"));
+  config.eval_every = deck.integer("train/eval_every");
+  config.checkpoint_every = deck.integer("checkpoint/every");
+  config.checkpoint_keep = static_cast<int>(deck.integer("checkpoint/keep"));
+  if (deck.integer("parallel/expert_ranks") != 1)
+    deck.refuse("parallel/expert_ranks", "this version keeps all experts on every rank: must be 1");
+
+  config.train_files = deck.list("data/train");
+  config.heldout_files = deck.list("data/heldout");
+  config.cache_folder = deck.text("data/cache");
+  config.sequence_length = static_cast<int>(deck.integer("data/sequence_length"));
+  config.eval_stride = static_cast<int>(deck.integer("data/eval_stride"));
+  if (config.train_files.empty()) deck.refuse("data/train", "names no file");
+  if (config.batch_tokens % config.sequence_length != 0)
+    deck.refuse("train/batch_tokens",
+                "must be a multiple of data/sequence_length = " +
+                    std::to_string(config.sequence_length));
+  if (config.batch_tokens / config.sequence_length < config.accumulate)
+    deck.refuse("train/accumulate", "more micro-batches than the " +
+                                        std::to_string(config.batch_tokens /
+                                                       config.sequence_length) +
+                                        " sequences of an update");
+  if (config.eval_stride > config.sequence_length)
+    deck.refuse("data/eval_stride", "exceeds data/sequence_length = " +
+                                        std::to_string(config.sequence_length));
+  model.max_length = config.sequence_length;
+
+  config.tokenizer.kind = deck.text("data/tokenizer");
+  config.tokenizer.model = deck.text("data/tokenizer_model");
+  config.tokenizer.vocabulary = static_cast<int>(deck.integer("data/vocabulary"));
+  config.tokenizer.training_files = config.train_files;
+  config.tokenizer.cache_folder = config.cache_folder;
+  return config;
+}
+
+}  // namespace kokomoe
