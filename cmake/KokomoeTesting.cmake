@@ -20,6 +20,7 @@ endif()
 # Open MPI: in containers, with more ranks than cores.
 set(kokomoe_mpi_environment
     "OMPI_MCA_plm=isolated" "OMPI_MCA_mpi_yield_when_idle=1"
+    "KOKKOS_DISABLE_WARNINGS=1"
     "OMPI_MCA_btl_vader_single_copy_mechanism=none" "OMPI_MCA_btl_base_warn_component_unused=0")
 
 find_program(KOKOMOE_PYTHON_PROGRAM NAMES python3 HINTS /usr/bin NO_DEFAULT_PATH)

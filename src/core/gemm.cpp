@@ -7,11 +7,13 @@
 #include <KokkosBlas3_gemm.hpp>
 
 #include <algorithm>
+#include <initializer_list>
 
 extern "C" {
 // OpenBLAS' own controls, absent from other libraries: weak, so that any BLAS links.
 void openblas_set_num_threads(int) __attribute__((weak));
 char* openblas_get_config() __attribute__((weak));
+char* openblas_get_corename() __attribute__((weak));
 }
 
 namespace kokomoe {
@@ -59,11 +61,33 @@ std::string gemm_library() {
 #endif
 #elif defined(KOKKOSKERNELS_ENABLE_TPL_BLAS)
   if (openblas_get_config != nullptr)
-    return std::string("BLAS through Kokkos Kernels: ") + openblas_get_config();
+    return std::string("BLAS through Kokkos Kernels: ") + openblas_get_config() +
+           (better_openblas_core().empty()
+                ? ""
+                : "\nGEMM is SLOW: this OpenBLAS does not know this CPU; set OPENBLAS_CORETYPE=" +
+                      better_openblas_core());
   return "BLAS through Kokkos Kernels";
 #else
   return "Kokkos Kernels' own GEMM (slower: built without a BLAS)";
 #endif
+}
+
+std::string better_openblas_core() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (openblas_get_corename == nullptr) return "";
+  const std::string core = openblas_get_corename();
+  const auto is_one_of = [&](std::initializer_list<const char*> names) {
+    return std::find(names.begin(), names.end(), core) != names.end();
+  };
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool before_avx = is_one_of({"Prescott", "Core2", "Penryn", "Dunnington", "Nehalem",
+                                     "Athlon", "Opteron", "Opteron_SSE3", "Barcelona", "Bobcat",
+                                     "Atom", "Unknown"});
+  if (before_avx || is_one_of({"Sandybridge"})) return wide ? "SkylakeX" : fused ? "Haswell" : "";
+#endif
+  return "";
 }
 
 void configure_blas() {

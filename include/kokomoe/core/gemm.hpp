@@ -20,6 +20,11 @@ void gemm(const ExecutionSpace& space, Transpose transpose_a, Transpose transpos
 /// Which library a GEMM of this build reaches, for the start banner.
 std::string gemm_library();
 
+/// The OPENBLAS_CORETYPE that this CPU could run and this OpenBLAS does not: an OpenBLAS older than
+/// the CPU falls back to its slowest kernels, five times slower here. "" when all is well or the
+/// BLAS is another. It must be set before the process starts: OpenBLAS chooses when it is loaded.
+std::string better_openblas_core();
+
 /// Gives the BLAS as many threads as the execution space has: an OpenBLAS left alone uses every
 /// core under the Serial backend too. Call once after Kokkos::initialize.
 void configure_blas();

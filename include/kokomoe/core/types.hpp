@@ -27,8 +27,8 @@ using Vector = Kokkos::View<T*, Kokkos::LayoutRight, MemorySpace>;
 /// A label with static storage: kernels are launched every step and must not build strings there.
 #define KOKOMOE_LABEL(text)                        \
   ([]() -> const std::string& {                    \
-    static const std::string label("kokomoe::" text); \
-    return label;                                  \
+    static const std::string kokomoe_label("kokomoe::" text); \
+    return kokomoe_label;                          \
   }())
 
 /// A named range for Kokkos Tools, closed at the end of the scope. `label`: from KOKOMOE_LABEL.

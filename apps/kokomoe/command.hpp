@@ -1,0 +1,33 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/parallel/communicator.hpp"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <functional>
+#include <string>
+
+namespace kokomoe::app {
+
+/// Exit codes that batch scripts rely on.
+enum ExitCode : int { done = 0, failed = 1, bad_input = 2, stopped_early = 75 };
+
+/// What a subcommand does once its options are read. Returns the exit code.
+using Action = std::function<int(const Communicator&)>;
+
+/// Each adds its subcommand to the program; `action` is set when the user chose it.
+void add_train(CLI::App& program, Action& action);
+void add_eval(CLI::App& program, Action& action);
+void add_generate(CLI::App& program, Action& action);
+void add_inspect(CLI::App& program, Action& action);
+void add_validate(CLI::App& program, Action& action);
+void add_routers(CLI::App& program, Action& action);
+void add_bench(CLI::App& program, Action& action);
+
+/// Writes to a file, or to standard output for "-"; nothing for "". Throws InputError.
+void write_json(const std::string& path, const nlohmann::json& value);
+
+}  // namespace kokomoe::app

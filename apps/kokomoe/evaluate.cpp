@@ -1,0 +1,151 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "command.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/io/checkpoint.hpp"
+#include "kokomoe/train/training_run.hpp"
+
+#include <iostream>
+#include <memory>
+
+namespace kokomoe::app {
+
+namespace {
+
+/// Calls work(LoadedModel<T>&) with the type that the checkpoint's deck says.
+template <class Work>
+int with_model(const std::string& from, const std::vector<std::string>& overrides,
+               const Communicator& communicator, const Work& work) {
+  const Deck deck = deck_of_checkpoint(resolve_checkpoint(from), overrides);
+  if (deck.text("run/precision") == "double") {
+    auto loaded = load_language_model<double>(from, overrides, communicator);
+    return work(loaded);
+  }
+  auto loaded = load_language_model<float>(from, overrides, communicator);
+  return work(loaded);
+}
+
+struct EvalOptions {
+  std::string from, json;
+  std::vector<std::string> overrides;
+};
+
+template <class T>
+int evaluate(LoadedModel<T>& loaded, const EvalOptions& options,
+             const Communicator& communicator) {
+  const LanguageModelConfig& config = loaded.model->config();
+  if (config.heldout_files.empty())
+    loaded.deck.refuse("data/heldout", "names no file to evaluate on");
+  const EvalWindows windows(Corpus::open(config.heldout_files, *loaded.tokenizer,
+                                         config.cache_folder, communicator),
+                            config.sequence_length, config.eval_stride,
+                            config.batch_tokens / communicator.size(), communicator.size());
+  const EvaluationReport report = loaded.model->evaluate(windows);
+  if (!communicator.is_root()) return done;
+  if (options.json != "-")
+    std::printf("step %lld: loss %.4f nats a token, %.4f bits per byte, perplexity %.3f, accuracy "
+                "%.4f on %lld tokens (%lld bytes)\n",
+                static_cast<long long>(loaded.step), report.loss, report.bits_per_byte,
+                report.perplexity, report.accuracy, static_cast<long long>(report.tokens),
+                static_cast<long long>(report.bytes));
+  write_json(options.json, {{"step", loaded.step},
+                            {"loss", report.loss},
+                            {"bits_per_byte", report.bits_per_byte},
+                            {"perplexity", report.perplexity},
+                            {"accuracy", report.accuracy},
+                            {"tokens", report.tokens},
+                            {"bytes", report.bytes}});
+  return done;
+}
+
+struct GenerateOptions {
+  std::string from;
+  std::vector<std::string> prompts, overrides;
+  int tokens = 300;
+  double temperature = 0.8;
+  int top = 0;
+  std::int64_t seed = 1;
+};
+
+/// One output line for each input: newlines and backslashes inside are escaped.
+std::string escaped(const std::string& text) {
+  std::string line;
+  for (const char c : text) {
+    if (c == '\n')
+      line += "\\n";
+    else if (c == '\r')
+      line += "\\r";
+    else if (c == '\\')
+      line += "\\\\";
+    else
+      line += c;
+  }
+  return line;
+}
+
+template <class T>
+int generate(LoadedModel<T>& loaded, const GenerateOptions& options) {
+  std::int64_t index = 0;
+  const auto answer = [&](const std::string& prompt) {
+    std::vector<int> ids = {loaded.tokenizer->beginning_of_text()};
+    const std::vector<int> encoded = loaded.tokenizer->encode(prompt);
+    ids.insert(ids.end(), encoded.begin(), encoded.end());
+    const std::vector<int> more =
+        loaded.model->generate(ids, options.tokens, options.temperature, options.top,
+                               static_cast<std::uint64_t>(options.seed + index++));
+    std::vector<int> all = encoded;
+    all.insert(all.end(), more.begin(), more.end());
+    std::cout << escaped(loaded.tokenizer->decode(all)) << std::endl;
+  };
+  for (const std::string& prompt : options.prompts) answer(prompt);
+  if (options.prompts.empty())
+    for (std::string line; std::getline(std::cin, line);) answer(line);
+  return done;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& program, Action& action) {
+  auto options = std::make_shared<EvalOptions>();
+  CLI::App* command = program.add_subcommand("eval", "evaluate a checkpoint on held-out text");
+  command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
+      ->required();
+  command->add_option("--json", options->json, "write figures to a file, or - for standard output");
+  command->add_option("overrides", options->overrides, "section/key=value ...");
+  command->footer("Example: kokomoe eval -r runs/first --json - data/heldout=other.txt");
+  command->callback([options, &action] {
+    action = [options](const Communicator& communicator) {
+      return with_model(options->from, options->overrides, communicator,
+                        [&](auto& loaded) { return evaluate(loaded, *options, communicator); });
+    };
+  });
+}
+
+void add_generate(CLI::App& program, Action& action) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* command = program.add_subcommand(
+      "generate", "continue prompts; one line each, from --prompt or standard input");
+  command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
+      ->required();
+  command->add_option("--prompt", options->prompts, "text to continue; may be repeated");
+  command->add_option("--tokens", options->tokens, "how many to add")
+      ->check(CLI::Range(0, 1 << 22));
+  command->add_option("--temperature", options->temperature, "0 = always the most probable")
+      ->check(CLI::Range(0.0, 100.0));
+  command->add_option("--top", options->top, "draw from the so many most probable; 0 = all")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--seed", options->seed, "of the draws")->check(CLI::NonNegativeNumber);
+  command->add_option("overrides", options->overrides, "section/key=value ...");
+  command->footer("Example: echo 'In the beginning' | kokomoe generate -r runs/first");
+  command->callback([options, &action] {
+    action = [options](const Communicator& communicator) -> int {
+      if (communicator.size() > 1)
+        throw InputError("generate runs on one rank, not " + std::to_string(communicator.size()));
+      return with_model(options->from, options->overrides, communicator,
+                        [&](auto& loaded) { return generate(loaded, *options); });
+    };
+  });
+}
+
+}  // namespace kokomoe::app

@@ -1,0 +1,115 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "command.hpp"
+#include "fast_blas.hpp"
+
+#include "kokomoe/config.hpp"
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/core/gemm.hpp"
+#ifdef KOKOMOE_HAVE_MPI
+#include "kokomoe/parallel/mpi.hpp"
+#endif
+
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <thread>
+
+namespace kokomoe::app {
+
+void write_json(const std::string& path, const nlohmann::json& value) {
+  if (path.empty()) return;
+  if (path == "-") {
+    std::cout << value.dump(2) << std::endl;
+    return;
+  }
+  std::ofstream file(path);
+  file << value.dump(2) << '\n';
+  file.flush();
+  if (!file) throw InputError("\"" + path + "\" cannot be written");
+}
+
+namespace {
+
+/// Runs the action; prints what goes wrong, once, and turns it into an exit code.
+int run(const Action& action, const Communicator& communicator) {
+  const auto report = [&](const char* what) {
+    // Every rank meets most errors: the root speaks first, and usually ends the job by that.
+    if (!communicator.is_root()) std::this_thread::sleep_for(std::chrono::seconds(1));
+    std::cout.flush();
+    std::cerr << "kokomoe";
+    if (!communicator.is_root()) std::cerr << " (rank " << communicator.rank() << ")";
+    std::cerr << ": " << what << std::endl;
+  };
+  try {
+    return action(communicator);
+  } catch (const InputError& error) {
+    report(error.what());
+    return bad_input;
+  } catch (const std::exception& error) {
+    report(error.what());
+    return failed;
+  }
+}
+
+int run_all(int argc, char** argv) {
+  // 1. Options. Kokkos has taken its own out of argv.
+  CLI::App program("Trains, evaluates and studies Mixture-of-Experts models from input decks.");
+  program.footer(
+      "Examples:\n"
+      "  kokomoe train -i inputs/lm/quickstart.toml -d runs/first\n"
+      "  kokomoe train -i inputs/lm/quickstart.toml -d runs/switch moe/router=switch\n"
+      "  kokomoe train -i inputs/lm/quickstart.toml -d runs/first -r last -t 01:30:00\n"
+      "  kokomoe eval -r runs/first --json -\n"
+      "  kokomoe generate -r runs/first --prompt 'And God said'\n"
+      "Kokkos' options (--kokkos-num-threads=2, --kokkos-help, ...) may stand anywhere.\n"
+      "Exit codes: 0 done, 1 failed, 2 bad usage, deck, data or checkpoint, 75 stopped early after\n"
+      "saving (run again with -r last), 143 a second SIGTERM.");
+  program.set_version_flag("--version", std::string(KOKOMOE_VERSION));
+  program.require_subcommand(1);
+  Action action;
+  add_train(program, action);
+  add_eval(program, action);
+  add_generate(program, action);
+  add_inspect(program, action);
+  add_validate(program, action);
+  add_routers(program, action);
+  add_bench(program, action);
+
+  // 2. The ranks of this job.
+#ifdef KOKOMOE_HAVE_MPI
+  const Communicator communicator = make_communicator(MPI_COMM_WORLD);
+#else
+  const Communicator communicator;
+#endif
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (!communicator.is_root()) return error.get_exit_code() == 0 ? done : bad_input;
+    return program.exit(error) == 0 ? done : bad_input;
+  }
+
+  // 3. Work.
+  configure_blas();
+  return run(action, communicator);
+}
+
+}  // namespace
+}  // namespace kokomoe::app
+
+int main(int argc, char** argv) {
+  kokomoe::app::start_with_fast_blas(argv);  // may start over
+#ifdef KOKOMOE_HAVE_MPI
+  MPI_Init(&argc, &argv);
+#endif
+  Kokkos::initialize(argc, argv);
+  const int code = kokomoe::app::run_all(argc, argv);
+  Kokkos::finalize();
+#ifdef KOKOMOE_HAVE_MPI
+  // An error may be one rank's alone, with the others waiting for it: end them all.
+  if (code == kokomoe::app::failed || code == kokomoe::app::bad_input)
+    MPI_Abort(MPI_COMM_WORLD, code);
+  MPI_Finalize();
+#endif
+  return code;
+}

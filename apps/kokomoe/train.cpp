@@ -1,0 +1,64 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "command.hpp"
+
+#include "kokomoe/train/run_control.hpp"
+#include "kokomoe/train/training_run.hpp"
+
+#include <iostream>
+#include <memory>
+
+namespace kokomoe::app {
+
+void add_train(CLI::App& program, Action& action) {
+  struct Options {
+    TrainingOptions training;
+    std::string wall;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = program.add_subcommand("train", "train the model of a deck");
+  command->add_option("-i,--input", options->training.deck,
+                      "deck (TOML); not needed with -r, whose own deck is then used");
+  command->add_option("-d,--directory", options->training.run_folder,
+                      "run folder: effective.toml, metrics.jsonl, checkpoints/")
+      ->required();
+  command->add_option("-r,--resume", options->training.resume,
+                      "go on from a step folder, or from `last` of the run folder");
+  command->add_option("-t,--time", options->wall,
+                      "wall limit hh:mm:ss: save and leave with code 75 before it is reached");
+  command->add_option("overrides", options->training.overrides, "section/key=value ...");
+  command->footer(
+      "Example: kokomoe train -i inputs/lm/quickstart.toml -d runs/first train/steps=100\n"
+      "SIGTERM, SIGINT, SIGUSR1 or a file RUN/stop save and stop, too.");
+  command->callback([options, &action] {
+    action = [options](const Communicator& communicator) -> int {
+      if (!options->wall.empty())
+        options->training.wall_seconds = parse_duration(options->wall);
+      return train_language_model(options->training, communicator) ? done : stopped_early;
+    };
+  });
+}
+
+void add_validate(CLI::App& program, Action& action) {
+  struct Options {
+    std::string deck;
+    std::vector<std::string> overrides;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      program.add_subcommand("validate", "check a deck and do nothing else: exit 0 or 2");
+  command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
+  command->add_option("overrides", options->overrides, "section/key=value ...");
+  command->callback([options, &action] {
+    action = [options](const Communicator& communicator) -> int {
+      std::vector<std::string> notes;
+      const Deck deck = Deck::load(options->deck, language_model_schema(), options->overrides);
+      read_language_model_deck(deck, notes);
+      if (communicator.is_root())
+        for (const std::string& note : notes) std::cout << "note: " << note << std::endl;
+      return done;
+    };
+  });
+}
+
+}  // namespace kokomoe::app

@@ -1,0 +1,50 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/io/deck.hpp"
+#include "kokomoe/parallel/communicator.hpp"
+#include "kokomoe/train/language_model.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kokomoe {
+
+struct TrainingOptions {
+  std::string deck;                    ///< file; may be empty with `resume`
+  std::string run_folder;
+  std::string resume;                  ///< "", "last", or a step folder
+  std::vector<std::string> overrides;  ///< "section/key=value"
+  double wall_seconds = 0;             ///< 0 = no limit
+};
+
+/// Runs a deck in its run folder: effective.toml, metrics.jsonl, checkpoints/. Collective.
+/// Returns true when the deck's steps are done, false when a signal, the wall limit or a `stop`
+/// file ended it early, after saving. Throws InputError before any work when deck, data, folder or
+/// checkpoint are wrong.
+bool train_language_model(const TrainingOptions& options, const Communicator& communicator);
+
+/// A trained model read from a run or step folder, for evaluation and generation.
+template <class T>
+struct LoadedModel {
+  Deck deck;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<LanguageModel<T>> model;
+  std::int64_t step = 0;
+};
+
+/// `overrides` change the deck that the checkpoint was written with.
+template <class T>
+LoadedModel<T> load_language_model(const std::string& run_or_step,
+                                   const std::vector<std::string>& overrides,
+                                   const Communicator& communicator);
+
+/// The deck inside a checkpoint.
+Deck deck_of_checkpoint(const std::string& step_folder, const std::vector<std::string>& overrides);
+
+/// One block of text: versions, execution space, threads, ranks, the BLAS that GEMMs reach.
+std::string start_banner(const Communicator& communicator);
+
+}  // namespace kokomoe

@@ -1,0 +1,72 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/data/tokenizer.hpp"
+
+#include "data/text_file.hpp"
+#include "data/tokenizers.hpp"
+#include "io/digest.hpp"
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/parallel/agree.hpp"
+
+#include <filesystem>
+
+namespace kokomoe {
+
+namespace {
+
+/// The model's bytes: from its file, from the cache, or newly trained.
+std::string sentencepiece_model(const TokenizerOptions& options) {
+  if (!options.model.empty()) return std::string(detail::open_text(options.model).text());
+  if (options.training_files.empty())
+    throw InputError("the SentencePiece tokenizer needs a model or files to train on");
+  detail::StreamDigest digest;
+  const std::string recipe = "unigram/1/" + std::to_string(options.vocabulary);
+  digest.add(recipe.data(), recipe.size());
+  for (const std::string& path : options.training_files) {
+    const detail::MappedFile file = detail::open_text(path);
+    const std::string size = "/" + std::to_string(file.size()) + "/";
+    digest.add(size.data(), size.size());
+    digest.add(file.data(), file.size());
+  }
+  const std::string cached = options.cache_folder.empty()
+                                 ? ""
+                                 : options.cache_folder + "/sentencepiece-" +
+                                       detail::hex(digest.value()) + ".model";
+  if (!cached.empty() && std::filesystem::exists(cached)) {
+    const std::string model(detail::MappedFile(cached).text());
+    try {
+      detail::sentencepiece_tokenizer(model, cached);
+      return model;
+    } catch (const InputError&) {
+      // A damaged cache is made anew.
+    }
+  }
+  const std::string model = detail::train_sentencepiece(options.training_files, options.vocabulary);
+  if (!cached.empty()) {
+    std::filesystem::create_directories(options.cache_folder);
+    detail::replace_file_with(cached, model);
+  }
+  return model;
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> make_tokenizer(const TokenizerOptions& options,
+                                                const Communicator& communicator) {
+  if (options.kind != "sentencepiece") return make_tokenizer_from(options.kind, "");
+  std::string model;
+  run_on_root(communicator, [&] {
+    model = sentencepiece_model(options);
+    detail::sentencepiece_tokenizer(model, options.model.empty() ? "trained model" : options.model);
+  });
+  return make_tokenizer_from(options.kind, communicator.broadcast(model));
+}
+
+std::shared_ptr<const Tokenizer> make_tokenizer_from(const std::string& kind,
+                                                     const std::string& serialized) {
+  if (kind == "bytes") return detail::byte_tokenizer();
+  if (kind == "sentencepiece") return detail::sentencepiece_tokenizer(serialized, "tokenizer");
+  throw InputError("unknown tokenizer \"" + kind + "\": use \"bytes\" or \"sentencepiece\"");
+}
+
+}  // namespace kokomoe

@@ -1,0 +1,122 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "io/checkpoint_folders.hpp"
+#include "io/digest.hpp"
+#include "io/state_file.hpp"
+#include "kokomoe/io/checkpoint.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <map>
+
+namespace kokomoe {
+
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+double element(const Bytes& bytes, const std::string& dtype, std::size_t index) {
+  if (dtype == "float32") {
+    float value = 0;
+    std::memcpy(&value, bytes.data() + index * sizeof value, sizeof value);
+    return static_cast<double>(value);
+  }
+  double value = 0;
+  std::memcpy(&value, bytes.data() + index * sizeof value, sizeof value);
+  return value;
+}
+
+std::size_t elements(const detail::TensorHeader& header) {
+  return header.bytes / (header.dtype == "float32" ? 4 : 8);
+}
+
+/// A verified reader of a step folder for `work`.
+void with_reader(const std::string& step_folder,
+                 const std::function<void(const detail::StateReader&)>& work) {
+  const std::string step = detail::without_slash(step_folder);
+  detail::with_alternative(step, [&] {
+    const detail::Manifest manifest =
+        detail::parse_manifest(detail::read_manifest_text(step), step + "/manifest.json");
+    detail::verify_state(step, manifest);
+    work(detail::StateReader(step + "/state.h5"));
+  });
+}
+
+TensorDifference compare(const std::string& name, const detail::StateReader& a,
+                         const detail::StateReader& b) {
+  TensorDifference result;
+  result.name = name;
+  result.max_abs_difference = std::numeric_limits<double>::quiet_NaN();
+  const detail::TensorHeader first = a.header(name), second = b.header(name);
+  if (first.shape != second.shape) {
+    result.note =
+        "shapes " + detail::shape_text(first.shape) + " and " + detail::shape_text(second.shape);
+    return result;
+  }
+  Bytes x, y;
+  a.read(name, x);
+  b.read(name, y);
+  if (first.dtype != second.dtype) result.note = "types " + first.dtype + " and " + second.dtype;
+  result.equal = first.dtype == second.dtype && x == y;
+  result.max_abs_difference = 0;
+  if (result.equal) return result;
+  for (std::size_t i = 0; i < elements(first); ++i) {
+    const double difference =
+        std::abs(element(x, first.dtype, i) - element(y, second.dtype, i));
+    if (std::isnan(difference)) {
+      result.max_abs_difference = difference;
+      return result;
+    }
+    result.max_abs_difference = std::max(result.max_abs_difference, difference);
+  }
+  return result;
+}
+
+}  // namespace
+
+std::vector<TensorInfo> inspect_checkpoint(const std::string& step_folder) {
+  std::vector<TensorInfo> result;
+  with_reader(step_folder, [&](const detail::StateReader& reader) {
+    Bytes bytes;
+    for (const std::string& name : reader.names()) {
+      const detail::TensorHeader header = reader.header(name);
+      reader.read(name, bytes);
+      double sum = 0;
+      const std::size_t count = elements(header);
+      for (std::size_t i = 0; i < count; ++i) {
+        const double value = element(bytes, header.dtype, i);
+        sum += value * value;
+      }
+      result.push_back({name, header.shape, header.dtype,
+                        detail::hex(detail::xxh3(bytes.data(), bytes.size())),
+                        count == 0 ? 0 : std::sqrt(sum / static_cast<double>(count))});
+    }
+  });
+  return result;
+}
+
+std::vector<TensorDifference> compare_checkpoints(const std::string& step_a,
+                                                  const std::string& step_b) {
+  std::vector<TensorDifference> result;
+  with_reader(step_a, [&](const detail::StateReader& a) {
+    with_reader(step_b, [&](const detail::StateReader& b) {
+      std::map<std::string, int> where;  // 1: in the first, 2: in the second
+      for (const std::string& name : a.names()) where[name] |= 1;
+      for (const std::string& name : b.names()) where[name] |= 2;
+      for (const auto& [name, in] : where) {
+        if (in == 3) {
+          result.push_back(compare(name, a, b));
+          continue;
+        }
+        result.push_back({name, false, std::numeric_limits<double>::quiet_NaN(),
+                          in == 1 ? "only in the first" : "only in the second"});
+      }
+    });
+  });
+  return result;
+}
+
+}  // namespace kokomoe
