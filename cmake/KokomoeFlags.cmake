@@ -32,12 +32,6 @@ foreach(flag fno-semantic-interposition fno-math-errno fno-trapping-math)
   endif()
 endforeach()
 
-# Routers choose by comparing logits: equal logits must give equal choices in every build, so nothing
-# may be contracted to fused multiply-adds behind our back. For all sources, not only the routers':
-# an inline function of a shared header has one copy in the program, whichever the linker takes; and
-# GCC's precompiled headers put back the setting that they were made with.
-list(APPEND kokomoe_compile_options -ffp-contract=off)
-
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")
   # At -O0 Kokkos' inlining layers make tests of kernels take minutes.
   list(APPEND kokomoe_compile_options -O1)

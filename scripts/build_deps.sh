@@ -32,7 +32,9 @@ kokkos_options=(
   -DKokkos_ENABLE_EXAMPLES=OFF
   -DKokkos_ENABLE_DEPRECATED_CODE_4=OFF
 )
-[[ "${KOKOMOE_NATIVE:-ON}" == OFF ]] || kokkos_options+=(-DKokkos_ARCH_NATIVE=ON)
+# KOKOMOE_NATIVE=OFF with CXXFLAGS="-march=..." makes libraries, and images, for other machines.
+native="${KOKOMOE_NATIVE:-ON}"
+[[ "$native" == OFF ]] || kokkos_options+=(-DKokkos_ARCH_NATIVE=ON)
 flags="${CXXFLAGS:-}"
 case "$backend" in
 openmp) kokkos_options+=(-DKokkos_ENABLE_OPENMP=ON) ;;
@@ -73,6 +75,9 @@ kernels_options=(
   "-DBLA_VENDOR=${BLA_VENDOR:-OpenBLAS}"
 )
 if [[ "$backend" == cuda ]]; then
+  # nvcc takes ten minutes for one type and layout; the others are for tests, and need no cuBLAS.
+  kernels_options=("${kernels_options[@]/INST_DOUBLE=ON/INST_DOUBLE=OFF}")
+  kernels_options=("${kernels_options[@]/INST_LAYOUTLEFT=ON/INST_LAYOUTLEFT=OFF}")
   kernels_options+=(-DKokkosKernels_ENABLE_TPL_CUBLAS=ON -DKokkosKernels_ENABLE_TPL_CUSPARSE=OFF
     -DKokkosKernels_ENABLE_TPL_CUSOLVER=OFF)
 fi
@@ -93,6 +98,9 @@ nvcc_version=
 if [[ "$backend" == cuda ]]; then
   command -v nvcc >/dev/null || die "no nvcc on PATH"
   nvcc_version="$(nvcc --version | tail -n 2)"
+fi
+if [[ "$native" == OFF ]]; then
+  cpu= instructions=
 fi
 recipe="$(printf '%s\n' 2 "$backend" "$compiler_name" "$compiler_version" "$cpu" \
   "$instructions" "$flags" "$nvcc_version" "${kokkos_options[@]}" "${kernels_options[@]}" \
@@ -157,9 +165,9 @@ build kokkos "${kokkos_options[@]}"
 # Found from its build here, then used from $prefix: the packages' paths are relative.
 build kokkos-kernels "${kokkos_options[@]:0:5}" "${kernels_options[@]}" "-DKokkos_ROOT=$partial"
 
-# Kokkos Kernels may note the folder that it was built in.
-grep -rlIF "$partial" "$partial" | while read -r file; do
-  sed -i "s#$partial#$prefix#g" "$file"
+# The packages note the folder that they were installed in, and where their compiler was.
+{ grep -rlIF -e "$partial" -e "$work/kokkos/bin" "$partial" || true; } | while read -r file; do
+  sed -i "s#$partial#$prefix#g; s#$work/kokkos/bin#$prefix/bin#g" "$file"
 done
 
 echo "$recipe" >"$partial/kokomoe-deps.txt.new"

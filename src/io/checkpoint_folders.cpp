@@ -75,8 +75,11 @@ std::string read_pointer(const std::string& path) {
 }
 
 void recover_folder(const std::string& folder) {
-  for (const std::string& name : children(folder))
-    if (name.starts_with("step_") && name.ends_with(".tmp")) remove_folder(folder + "/" + name);
+  for (const std::string& name : children(folder)) {
+    const std::string path = folder + "/" + name;
+    if (name == "latest.tmp" || name == "best.tmp") fs::remove(path);
+    if (name.starts_with("step_") && name.ends_with(".tmp")) remove_folder(path);
+  }
   for (const StepFolder& step : list_steps(folder)) {
     if (!step.replaced) continue;
     const std::string path = folder + "/" + step_name(step.step);

@@ -233,6 +233,18 @@ class Checker {
   std::set<std::string> overridden_;
 };
 
+/// The part of a line that is worth showing; moves `column` along with it.
+std::string clip(const std::string& line, std::size_t& column) {
+  constexpr std::size_t widest = 160, before = 60;
+  if (line.size() <= widest) return line;
+  const std::size_t first = column > before ? column - before : 0;
+  std::string part = line.substr(std::min(first, line.size()), widest);
+  if (first + part.size() < line.size()) part += "...";
+  if (first == 0) return part;
+  column = column - first + 3;
+  return "..." + part;
+}
+
 std::string underline(const std::string& line, std::size_t column, std::size_t length,
                       const std::string& hint) {
   const std::size_t begin = std::min(column - 1, line.size());
@@ -252,20 +264,22 @@ std::string underline(const std::string& line, std::size_t column, std::size_t l
 
 std::string point_at(const std::string& name, const std::vector<std::string>& lines,
                      const TextSpan& span, const std::string& message, const std::string& hint) {
-  const std::size_t line = std::clamp<std::size_t>(span.line, 1, std::max<std::size_t>(lines.size(), 1));
+  const std::size_t last = std::max<std::size_t>(lines.size(), 1);
+  const std::size_t line = std::clamp<std::size_t>(span.line, 1, last);
   const std::size_t column = std::max<std::size_t>(span.column, 1);
-  const std::string shown = lines.empty() ? "" : lines[line - 1];
+  std::size_t at = column;
+  const std::string shown = clip(lines.empty() ? "" : lines[line - 1], at);
   const std::string number = std::to_string(line);
   const std::string margin(std::max<std::size_t>(4, number.size()) - number.size(), ' ');
   return name + ":" + number + ":" + std::to_string(column) + ": error: " + message + "\n" + margin +
          number + " | " + shown + "\n" + std::string(margin.size() + number.size(), ' ') + " | " +
-         underline(shown, column, span.length, hint);
+         underline(shown, at, span.length, hint);
 }
 
 std::string point_at_override(const std::string& override_text, std::size_t column,
                               std::size_t length, const std::string& message,
                               const std::string& hint) {
-  const std::string shown = one_line(override_text);
+  const std::string shown = clip(one_line(override_text), column);
   return "override: error: " + message + "\n     | " + shown + "\n     | " +
          underline(shown, column, length, hint);
 }

@@ -28,7 +28,7 @@ std::string to_string(Activation activation) {
 
 namespace {
 
-/// Row r's bias, or nullptr without biases. (E, width) biases, expert_of_row empty = expert 0.
+/// Row r's bias. (E, width) biases, expert_of_row empty = expert 0.
 template <class T>
 struct RowBias {
   Matrix<const T> bias;
@@ -40,7 +40,16 @@ struct RowBias {
   }
 };
 
-template <class Act, class T>
+/// x + b where there are biases. Chosen when compiled: a test inside the loop stops vectorisation.
+template <bool biased, class T>
+KOKKOS_INLINE_FUNCTION T plus_bias(const T* x, const T* b, int j) {
+  if constexpr (biased)
+    return x[j] + b[j];
+  else
+    return x[j];
+}
+
+template <class Act, bool biased, class T>
 void activate(const ExecutionSpace& space, const Matrix<const T>& hidden, const RowBias<T>& bias,
               const Matrix<T>& out) {
   const int h = static_cast<int>(out.extent(1));
@@ -51,14 +60,11 @@ void activate(const ExecutionSpace& space, const Matrix<const T>& hidden, const 
         const T* const x = &hidden(r, 0);
         const T* const b = bias.at(r);
         T* const y = &out(r, 0);
-        if (b != nullptr)
-          row.each(h, [&](const int j) { y[j] = Act::value(x[j] + b[j]); });
-        else
-          row.each(h, [&](const int j) { y[j] = Act::value(x[j]); });
+        row.each(h, [&](const int j) { y[j] = Act::value(plus_bias<biased>(x, b, j)); });
       });
 }
 
-template <class T>
+template <bool biased, class T>
 void activate_swiglu(const ExecutionSpace& space, const Matrix<const T>& hidden,
                      const RowBias<T>& bias, const Matrix<T>& out) {
   const int h = static_cast<int>(out.extent(1));
@@ -70,8 +76,7 @@ void activate_swiglu(const ExecutionSpace& space, const Matrix<const T>& hidden,
         const T* const b = bias.at(r);
         T* const y = &out(r, 0);
         row.each(h, [&](const int j) {
-          const T g = b != nullptr ? x[j] + b[j] : x[j];
-          const T u = b != nullptr ? x[h + j] + b[h + j] : x[h + j];
+          const T g = plus_bias<biased>(x, b, j), u = plus_bias<biased>(x, b, h + j);
           y[j] = g * fast_sigmoid(g) * u;
         });
       });
@@ -91,7 +96,7 @@ struct BackwardRows {
   Vector<T> dot;
 };
 
-template <class Act, class T>
+template <class Act, bool biased, class T>
 void backward_rows(const ExecutionSpace& space, const BackwardRows<T>& v) {
   const int h = static_cast<int>(v.active.extent(1));
   for_each_row(
@@ -105,7 +110,7 @@ void backward_rows(const ExecutionSpace& space, const BackwardRows<T>& v) {
         T* const dx = &v.d_hidden(r, 0);
         const T w = v.row_weight.extent(0) == 0 ? T(1) : v.row_weight(r);
         const T dot = row.template sum<T>(h, [&](const int j) {
-          const T z = b != nullptr ? x[j] + b[j] : x[j];
+          const T z = plus_bias<biased>(x, b, j);
           const T value = Act::value(z);
           const T d = da[j];
           a[j] = w * value;
@@ -116,7 +121,7 @@ void backward_rows(const ExecutionSpace& space, const BackwardRows<T>& v) {
       });
 }
 
-template <class T>
+template <bool biased, class T>
 void backward_rows_swiglu(const ExecutionSpace& space, const BackwardRows<T>& v) {
   const int h = static_cast<int>(v.active.extent(1));
   for_each_row(
@@ -130,8 +135,7 @@ void backward_rows_swiglu(const ExecutionSpace& space, const BackwardRows<T>& v)
         T* const dx = &v.d_hidden(r, 0);
         const T w = v.row_weight.extent(0) == 0 ? T(1) : v.row_weight(r);
         const T dot = row.template sum<T>(h, [&](const int j) {
-          const T g = b != nullptr ? x[j] + b[j] : x[j];
-          const T u = b != nullptr ? x[h + j] + b[h + j] : x[h + j];
+          const T g = plus_bias<biased>(x, b, j), u = plus_bias<biased>(x, b, h + j);
           const T sigmoid = fast_sigmoid(g);
           const T silu = g * sigmoid;
           const T d = da[j];
@@ -144,7 +148,27 @@ void backward_rows_swiglu(const ExecutionSpace& space, const BackwardRows<T>& v)
       });
 }
 
-/// bias gradients: one weighted column sum for each expert's rows.
+template <bool biased, class T>
+void activate(const ExecutionSpace& space, Activation activation, const Matrix<const T>& hidden,
+              const RowBias<T>& bias, const Matrix<T>& out) {
+  switch (activation) {
+    case Activation::relu: return activate<Relu, biased, T>(space, hidden, bias, out);
+    case Activation::gelu: return activate<Gelu, biased, T>(space, hidden, bias, out);
+    case Activation::swiglu: return activate_swiglu<biased, T>(space, hidden, bias, out);
+  }
+}
+
+template <bool biased, class T>
+void backward_rows(const ExecutionSpace& space, Activation activation,
+                   const BackwardRows<T>& views) {
+  switch (activation) {
+    case Activation::relu: return backward_rows<Relu, biased, T>(space, views);
+    case Activation::gelu: return backward_rows<Gelu, biased, T>(space, views);
+    case Activation::swiglu: return backward_rows_swiglu<biased, T>(space, views);
+  }
+}
+
+/// Bias gradients: one weighted column sum for each expert's rows.
 template <class T>
 void bias_gradient(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& rows,
                    const Vector<const T>& weight, std::span<const int> offsets, T beta,
@@ -208,11 +232,10 @@ void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena&
   grouped_gemm<T>(space, Transpose::yes, rows, store_->value(w1_), T(0), saved.hidden, offsets);
   RowBias<T> bias{b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(),
                   expert_of_row};
-  switch (config_.activation) {
-    case Activation::relu: activate<Relu, T>(space, saved.hidden, bias, active); break;
-    case Activation::gelu: activate<Gelu, T>(space, saved.hidden, bias, active); break;
-    case Activation::swiglu: activate_swiglu<T>(space, saved.hidden, bias, active); break;
-  }
+  if (b1_.valid())
+    activate<true, T>(space, config_.activation, saved.hidden, bias, active);
+  else
+    activate<false, T>(space, config_.activation, saved.hidden, bias, active);
   grouped_gemm<T>(space, Transpose::yes, active, store_->value(w2_), T(0), out, offsets);
   if (b2_.valid()) {
     const RowBias<T> b2{store_->value(b2_), expert_of_row};
@@ -253,11 +276,10 @@ void Experts<T>::backward(const ExecutionSpace& space, Arena& scratch, const Sav
                         active,
                         d_hidden,
                         d_row_weight};
-  switch (config_.activation) {
-    case Activation::relu: backward_rows<Relu, T>(space, views); break;
-    case Activation::gelu: backward_rows<Gelu, T>(space, views); break;
-    case Activation::swiglu: backward_rows_swiglu<T>(space, views); break;
-  }
+  if (b1_.valid())
+    backward_rows<true, T>(space, config_.activation, views);
+  else
+    backward_rows<false, T>(space, config_.activation, views);
   grouped_gemm_transposed<T>(space, d_out, active, store_->gradient_beta(w2_),
                              store_->gradient(w2_), offsets);
   grouped_gemm_transposed<T>(space, d_hidden, saved.rows, store_->gradient_beta(w1_),

@@ -18,6 +18,12 @@
 
 namespace kokomoe::test {
 
+#if KOKOMOE_CATCH2_MAJOR >= 3
+using Approx = Catch::Approx;
+#else
+using Approx = Catch::Detail::Approx;
+#endif
+
 /// Matcher: the text holds `part`.
 inline auto contains(const std::string& part) {
 #if KOKOMOE_CATCH2_MAJOR >= 3

@@ -61,11 +61,11 @@ TEST_CASE("SentencePiece gives text back byte for byte", "[tokenizer]") {
   write_text(folder / "a.txt", english());
   TokenizerOptions options;
   options.kind = "sentencepiece";
-  options.vocabulary = 320;
+  options.vocabulary = 300;
   options.training_files = {folder / "a.txt"};
   options.cache_folder = folder / "cache";
   const auto tokenizer = make_tokenizer(options, Communicator());
-  CHECK(tokenizer->vocabulary() == 320);
+  CHECK(tokenizer->vocabulary() == 300);
   CHECK(tokenizer->needs_utf8());
   std::string ascii;
   for (int i = 1; i < 128; ++i) ascii += static_cast<char>(i);
@@ -112,7 +112,7 @@ TEST_CASE("SentencePiece gives text back byte for byte", "[tokenizer]") {
                contains("SentencePiece cannot train a vocabulary of 100000"));
     options.vocabulary = 10;
     CHECK_THROWS_AS(make_tokenizer(options, Communicator()), InputError);
-    options.vocabulary = 320;
+    options.vocabulary = 300;
     write_text(folder / "a.txt", "fine\nbad \xff byte\n");
     CHECK_THAT(message_of<InputError>([&] { make_tokenizer(options, Communicator()); }),
                contains("a.txt:2: error: not UTF-8"));

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 
 using namespace kokomoe;
@@ -81,7 +83,7 @@ TEST_CASE("inspect and compare tell tensors apart", "[checkpoint]") {
   CHECK(expert.digest.size() == 16);
   CHECK(expert.rms > 0);
   CHECK(named("router_state/blocks.0.moe.router.average").shape == std::vector<std::size_t>{3});
-  CHECK(named("optimizer/m/embedding.weight").rms == Catch::Approx(0.25));
+  CHECK(named("optimizer/m/embedding.weight").rms == test::Approx(0.25));
   CHECK(named("optimizer/v/embedding.weight").dtype == "float32");
 
   const auto differences = compare_checkpoints(folder / "c/step_1", folder / "c/step_2");
@@ -116,11 +118,13 @@ TEST_CASE("another model's checkpoint is refused by tensor, with both shapes", "
   CHECK_THAT(load(*twice), contains("is float32, but the model is float64"));
 
   ParameterStore<float> more;
-  for (const auto& entry : make_store<float>(1)->entries()) more.add(entry.spec);
+  const auto model = make_store<float>(1);
+  for (const auto& entry : model->entries()) more.add(entry.spec);
   ParameterSpec extra;
   extra.name = "embedding.weights";
   extra.shape = {2};
   more.add(extra);
+  more.freeze("frozen.*");
   more.allocate(ExecutionSpace(), 1);
   CHECK_THAT(load(more), contains("/parameters/embedding.weights: is not in the file"));
   ParameterStore<float> fewer;
@@ -185,6 +189,35 @@ TEST_CASE("pruning keeps the newest, the best and the latest", "[checkpoint]") {
   auto loaded = make_store<float>(3);
   load_checkpoint(folder / "step_5", *loaded, Communicator());
   CHECK(bits_of(*loaded) == bits_of(*other));
+}
+
+TEST_CASE("h5py reads a checkpoint", "[checkpoint]") {
+  const TemporaryFolder folder;
+  auto store = make_store<double>(1);
+  save(folder.path(), *store, 3);
+  double sum = 0;
+  const auto values = Kokkos::create_mirror_view_and_copy(
+      Kokkos::HostSpace(), store->value_vector(store->find("blocks.0.moe.experts.first.weight")));
+  for (std::size_t i = 0; i < values.size(); ++i) sum += values(i);
+  // Debian's h5py belongs to /usr/bin/python3, which another Python may shadow.
+  write_text(folder / "read.py",
+             "import sys\n"
+             "try:\n    import h5py\nexcept ImportError:\n    sys.exit(0)\n"
+             "f = h5py.File(sys.argv[1], 'r')\n"
+             "assert f.attrs['step'] == 3 and f.attrs['format_version'] == 1\n"
+             "w = f['parameters/blocks.0.moe.experts.first.weight']\n"
+             "assert w.shape == (3, 5, 4) and w.dtype == 'f8'\n"
+             "assert w.attrs['dimensions'][0] == b'expert'\n"
+             "assert abs(w[...].sum() - float(sys.argv[2])) < 1e-12\n"
+             "assert f['optimizer/m/embedding.weight'].shape == (11, 5)\n"
+             "assert f['router_state/blocks.0.moe.router.average'].shape == (3,)\n"
+             "assert f['digests/parameters/embedding.weight'].dtype == 'u8'\n");
+  char text[40];
+  std::snprintf(text, sizeof text, "%.17g", sum);
+  if (!std::filesystem::exists("/usr/bin/python3")) return;
+  CHECK(std::system(("/usr/bin/python3 " + (folder / "read.py ") + (folder / "step_3/state.h5 ") +
+                     text)
+                        .c_str()) == 0);
 }
 
 TEST_CASE("a save that cannot be written leaves the old and says why", "[checkpoint]") {
