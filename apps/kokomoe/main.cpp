@@ -13,7 +13,9 @@
 #include <chrono>
 #include <fstream>
 #include <iostream>
+#include <string_view>
 #include <thread>
+#include <vector>
 
 namespace kokomoe::app {
 
@@ -52,8 +54,8 @@ int run(const Action& action, const Communicator& communicator) {
   }
 }
 
-int run_all(int argc, char** argv) {
-  // 1. Options. Kokkos has taken its own out of argv.
+int run_all(const std::vector<std::string>& arguments, const Communicator& communicator) {
+  // 1. Options.
   CLI::App program("Trains, evaluates and studies Mixture-of-Experts models from input decks.");
   program.footer(
       "Examples:\n"
@@ -76,20 +78,14 @@ int run_all(int argc, char** argv) {
   add_routers(program, action);
   add_bench(program, action);
 
-  // 2. The ranks of this job.
-#ifdef KOKOMOE_HAVE_MPI
-  const Communicator communicator = make_communicator(MPI_COMM_WORLD);
-#else
-  const Communicator communicator;
-#endif
   try {
-    program.parse(argc, argv);
+    program.parse({arguments.rbegin(), arguments.rend()});  // CLI11 takes them last first
   } catch (const CLI::ParseError& error) {
     if (!communicator.is_root()) return error.get_exit_code() == 0 ? done : bad_input;
     return program.exit(error) == 0 ? done : bad_input;
   }
 
-  // 3. Work.
+  // 2. Work.
   configure_blas();
   return run(action, communicator);
 }
@@ -102,13 +98,35 @@ int main(int argc, char** argv) {
 #ifdef KOKOMOE_HAVE_MPI
   MPI_Init(&argc, &argv);
 #endif
-  Kokkos::initialize(argc, argv);
-  const int code = kokomoe::app::run_all(argc, argv);
+  // Kokkos answers to --help and others of ours too: it gets those that carry its name.
+  std::vector<std::string> arguments;
+  std::vector<char*> for_kokkos = {argv[0]};
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]).starts_with("--kokkos-"))
+      for_kokkos.push_back(argv[i]);
+    else
+      arguments.emplace_back(argv[i]);
+  }
+  int kokkos_count = static_cast<int>(for_kokkos.size());
+  for_kokkos.push_back(nullptr);
+  Kokkos::initialize(kokkos_count, for_kokkos.data());
+  int code = 0;
+  {
+#ifdef KOKOMOE_HAVE_MPI
+    const kokomoe::Communicator communicator = kokomoe::make_communicator(MPI_COMM_WORLD);
+#else
+    const kokomoe::Communicator communicator;
+#endif
+    code = kokomoe::app::run_all(arguments, communicator);
+#ifdef KOKOMOE_HAVE_MPI
+    // An error may be one rank's alone, with the others waiting for it: end them all.
+    if (communicator.size() > 1 &&
+        (code == kokomoe::app::failed || code == kokomoe::app::bad_input))
+      MPI_Abort(MPI_COMM_WORLD, code);
+#endif
+  }
   Kokkos::finalize();
 #ifdef KOKOMOE_HAVE_MPI
-  // An error may be one rank's alone, with the others waiting for it: end them all.
-  if (code == kokomoe::app::failed || code == kokomoe::app::bad_input)
-    MPI_Abort(MPI_COMM_WORLD, code);
   MPI_Finalize();
 #endif
   return code;

@@ -22,8 +22,10 @@ void stable_sort(const ExecutionSpace& space, Arena& scratch, const Vector<const
           if (key(n) >= 0 && key(n) < buckets) ++start(b, key(n));
       });
   Kokkos::parallel_for(
-      KOKOMOE_LABEL("core::sort::scan_blocks"), Range(space, 0, buckets),
+      KOKOMOE_LABEL("core::sort::scan_blocks"), Range(space, 0, buckets > 0 ? buckets : 1),
       KOKKOS_LAMBDA(const int e) {
+        if (e == 0) offsets(0) = 0;
+        if (e >= buckets) return;
         int sum = 0;
         for (int b = 0; b < blocks; ++b) {
           const int count = start(b, e);
@@ -31,7 +33,6 @@ void stable_sort(const ExecutionSpace& space, Arena& scratch, const Vector<const
           sum += count;
         }
         offsets(e + 1) = sum;
-        if (e == 0) offsets(0) = 0;
       });
   Kokkos::parallel_scan(
       KOKOMOE_LABEL("core::sort::scan"), Range(space, 0, buckets),

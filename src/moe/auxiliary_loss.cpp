@@ -102,9 +102,9 @@ LoadMetrics load_metrics(std::span<const double> statistics, int experts, double
   for (const double count : metrics.counts) {
     assignments += count;
     largest = std::max(largest, count);
-    if (count == 0) ++metrics.dead;
   }
   if (tokens == 0 || assignments == 0) return metrics;
+  metrics.dead = static_cast<int>(std::count(metrics.counts.begin(), metrics.counts.end(), 0.0));
   for (std::size_t e = 0; e < e_count; ++e) {
     const double f = metrics.counts[e] / assignments;
     metrics.balance += experts * f * statistics[e_count + e] / tokens;

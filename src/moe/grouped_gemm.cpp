@@ -34,6 +34,7 @@ void grouped_gemm(const ExecutionSpace& space, Transpose transpose_b, const Matr
                   const Matrix<const T>& b, T beta, const Matrix<T>& c,
                   std::span<const int> offsets) {
   const std::size_t groups = groups_of("grouped_gemm", offsets, a.extent(0), b.extent(0));
+  require_shape("grouped_gemm", "c", c, a.extent(0), c.extent(1));
   const std::size_t block = b.extent(0) / groups;
   for (std::size_t g = 0; g < groups; ++g) {
     const auto begin = static_cast<std::size_t>(offsets[g]);
@@ -49,6 +50,7 @@ void grouped_gemm_transposed(const ExecutionSpace& space, const Matrix<const T>&
                              const Matrix<const T>& b, T beta, const Matrix<T>& c,
                              std::span<const int> offsets) {
   const std::size_t groups = groups_of("grouped_gemm_transposed", offsets, a.extent(0), c.extent(0));
+  require_shape("grouped_gemm_transposed", "b", b, a.extent(0), b.extent(1));
   const std::size_t block = c.extent(0) / groups;
   for (std::size_t g = 0; g < groups; ++g) {
     const auto begin = static_cast<std::size_t>(offsets[g]);

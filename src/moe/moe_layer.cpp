@@ -94,6 +94,12 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   const auto experts = static_cast<std::size_t>(config_.experts);
   require_shape("MoeLayer::forward", "x", x, tokens, d);
   require_shape("MoeLayer::forward", "y", y, tokens, d);
+  if (ctx.communicator == nullptr || ctx.saved == nullptr || ctx.scratch == nullptr)
+    fail("MoeLayer::forward", "the context needs a communicator and two arenas");
+  if (ctx.tokens.sequence_index.extent(0) != tokens || ctx.tokens.position.extent(0) != tokens)
+    fail("MoeLayer::forward", "the context numbers " +
+                                  std::to_string(ctx.tokens.position.extent(0)) + " tokens, x has " +
+                                  std::to_string(tokens) + " rows (see number_rows)");
   saved.seconds_router = saved.seconds_dispatch = saved.seconds_experts = saved.seconds_combine = 0;
   Stopwatch watch(ctx.space, timed_);
 

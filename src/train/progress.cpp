@@ -5,12 +5,24 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <unistd.h>
 
 namespace kokomoe {
 
+namespace {
+
+/// MPI launchers give ranks a terminal of their own, whatever their own output goes to.
+bool writes_to_terminal() {
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"})
+    if (std::getenv(variable) != nullptr) return false;
+  return isatty(STDOUT_FILENO) != 0;
+}
+
+}  // namespace
+
 Progress::Progress(bool root, std::int64_t total_steps)
-    : root_(root), terminal_(isatty(STDOUT_FILENO) != 0), total_steps_(total_steps) {}
+    : root_(root), terminal_(writes_to_terminal()), total_steps_(total_steps) {}
 
 void Progress::say(const std::string& line) {
   if (!root_) return;

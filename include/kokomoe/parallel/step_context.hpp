@@ -22,6 +22,10 @@ struct PackedTokens {
   Vector<const int> position;                 ///< (T) position inside the sequence
 };
 
+/// Rows that are no text: one sequence, row r at position r. For codes that hand over plain matrices.
+/// Allocates: call it once for each number of rows.
+PackedTokens number_rows(const ExecutionSpace& space, int rows);
+
 /// What every layer is told about the step that it takes part in. Layers keep none of it.
 struct StepContext {
   ExecutionSpace space;

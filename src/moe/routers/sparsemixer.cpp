@@ -47,7 +47,8 @@ struct SparseMixerChoice {
       if (!kept(t, e)) continue;
       const T u = open_uniform<T>(block.word[e % 4]);
       const T score = row.value(e) - Kokkos::log(-Kokkos::log(u));
-      if (best < 0 || score > best_score) {
+      // The last term: a NaN that came first gives way.
+      if (best < 0 || score > best_score || (best_score != best_score && score == score)) {
         best = e;
         best_score = score;
       }

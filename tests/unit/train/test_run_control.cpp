@@ -1,0 +1,97 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/train/progress.hpp"
+#include "kokomoe/train/run_control.hpp"
+#include "support/catch.hpp"
+#include "support/temporary_folder.hpp"
+
+#include <csignal>
+#include <filesystem>
+
+using namespace kokomoe;
+using namespace kokomoe::test;
+
+TEST_CASE("durations are hours, minutes and seconds", "[train]") {
+  CHECK(parse_duration("90") == 90);
+  CHECK(parse_duration("0") == 0);
+  CHECK(parse_duration("5:00") == 300);
+  CHECK(parse_duration("01:02:03") == 3723);
+  CHECK(parse_duration("100:00:00") == 360000);
+  for (const char* text : {"", ":", "1:", ":1", "1::2", "1:60", "1:2:3:4", "1.5", "-3", "2h", " 3",
+                           "0:00:99", "12345678901"}) {
+    INFO(text);
+    CHECK_THAT(message_of<InputError>([&] { parse_duration(text); }),
+               contains("write hh:mm:ss, mm:ss or seconds"));
+  }
+}
+
+TEST_CASE("a file named stop ends a run once", "[train]") {
+  const TemporaryFolder folder;
+  const Communicator alone;
+  RunControl control(folder.path(), 0);
+  CHECK(control.check(alone, 0) == StopReason::none);
+  write_text(folder / "stop", "");
+  CHECK(control.check(alone, 0) == StopReason::stop_file);
+  CHECK_FALSE(std::filesystem::exists(folder / "stop"));
+  CHECK(control.check(alone, 0) == StopReason::none);
+}
+
+TEST_CASE("the wall limit counts what a step and a checkpoint take", "[train]") {
+  const TemporaryFolder folder;
+  const Communicator alone;
+  RunControl control(folder.path(), 1000);
+  CHECK(control.check(alone, 0) == StopReason::none);
+  CHECK(control.check(alone, 900) == StopReason::none);
+  CHECK(control.check(alone, 1000) == StopReason::wall_limit);
+  CHECK(control.elapsed() >= 0);
+  RunControl endless(folder.path(), 0);
+  CHECK(endless.check(alone, 1e9) == StopReason::none);
+}
+
+TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train]") {
+  const int signal = GENERATE(SIGTERM, SIGINT, SIGUSR1);
+  const TemporaryFolder folder;
+  const Communicator alone;
+  {
+    RunControl control(folder.path(), 0);
+    std::raise(signal);
+    CHECK(control.check(alone, 0) == StopReason::signal);
+    CHECK(control.check(alone, 0) == StopReason::signal);
+  }
+  RunControl next(folder.path(), 0);
+  CHECK(next.check(alone, 0) == StopReason::none);
+}
+
+TEST_CASE("reasons to stop read well", "[train]") {
+  CHECK(to_string(StopReason::signal) == "a signal");
+  CHECK(to_string(StopReason::wall_limit) == "the wall limit");
+  CHECK(to_string(StopReason::stop_file) == "the file \"stop\"");
+}
+
+TEST_CASE("counts, times and sizes are for people", "[train]") {
+  CHECK(human_count(0) == "0");
+  CHECK(human_count(999) == "999");
+  CHECK(human_count(999.7) == "1.00k");
+  CHECK(human_count(1234) == "1.23k");
+  CHECK(human_count(12345) == "12.3k");
+  CHECK(human_count(123456) == "123k");
+  CHECK(human_count(999999) == "1.00M");
+  CHECK(human_count(4.56e6) == "4.56M");
+  CHECK(human_count(2e9) == "2.00G");
+  CHECK(human_count(5e15) == "5000T");
+
+  CHECK(human_time(0) == "0s");
+  CHECK(human_time(-5) == "0s");
+  CHECK(human_time(59.4) == "59s");
+  CHECK(human_time(59.6) == "1m00s");
+  CHECK(human_time(200) == "3m20s");
+  CHECK(human_time(3599.7) == "1h00m");
+  CHECK(human_time(3720) == "1h02m");
+
+  CHECK(human_bytes(0) == "0 B");
+  CHECK(human_bytes(1023) == "1023 B");
+  CHECK(human_bytes(1536) == "1.50 KiB");
+  CHECK(human_bytes(12.0 * 1024 * 1024) == "12.0 MiB");
+  CHECK(human_bytes(1.5 * 1024 * 1024 * 1024) == "1.50 GiB");
+}
