@@ -66,6 +66,18 @@ function(kokomoe_unit_test component)
   endif()
 endfunction()
 
+# A program of its own: it replaces malloc to count the calls.
+function(kokomoe_step_cost_test)
+  if(NOT TARGET kokomoe_train)
+    return()
+  endif()
+  kokomoe_test_executable(test_step_cost "${PROJECT_SOURCE_DIR}/tests/step_cost")
+  if(TARGET test_step_cost)
+    add_test(NAME step_cost COMMAND test_step_cost)
+    kokomoe_set_test(step_cost LABELS unit ENVIRONMENT ${kokomoe_two_threads})
+  endif()
+endfunction()
+
 function(kokomoe_mpi_test)
   kokomoe_test_executable(test_mpi "${PROJECT_SOURCE_DIR}/tests/mpi")
   if(NOT TARGET test_mpi)

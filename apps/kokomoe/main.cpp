@@ -79,7 +79,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
   add_bench(program, action);
 
   try {
-    program.parse({arguments.rbegin(), arguments.rend()});  // CLI11 takes them last first
+    program.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // last first
   } catch (const CLI::ParseError& error) {
     if (!communicator.is_root()) return error.get_exit_code() == 0 ? done : bad_input;
     return program.exit(error) == 0 ? done : bad_input;

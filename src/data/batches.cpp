@@ -24,7 +24,9 @@ Range cut(Range whole, std::int64_t part, std::int64_t parts) {
   return {whole.begin + part * size / parts, whole.begin + (part + 1) * size / parts};
 }
 
-std::int64_t round_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t round_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 
 /// Room for `sequences` sequences of `length` tokens each; grows the vectors only.
 void start(HostBatch& batch, std::int64_t sequences, std::int64_t length) {
@@ -51,7 +53,8 @@ void put(HostBatch& batch, std::int64_t slot, std::int64_t length, const Corpus&
     batch.position[first + static_cast<std::size_t>(i)] = static_cast<int>(i);
     batch.sequence_index[first + static_cast<std::size_t>(i)] = static_cast<std::uint32_t>(index);
   }
-  batch.sequence_offsets[static_cast<std::size_t>(slot) + 1] = static_cast<int>((slot + 1) * length);
+  batch.sequence_offsets[static_cast<std::size_t>(slot) + 1] =
+      static_cast<int>((slot + 1) * length);
 }
 
 /// Philox keeps positions in 24 bits.
@@ -108,8 +111,8 @@ void LmBatches::fill(std::int64_t step, int micro_batch, int rank, int ranks,
   batch.global_scored = static_cast<std::int64_t>(sequences_) * length;
 }
 
-EvalWindows::EvalWindows(Corpus corpus, int length, int stride, std::int64_t batch_tokens, int ranks,
-                         std::int64_t max_tokens)
+EvalWindows::EvalWindows(Corpus corpus, int length, int stride, std::int64_t batch_tokens,
+                         int ranks, std::int64_t max_tokens)
     : corpus_(std::move(corpus)), length_(length), stride_(stride), ranks_(ranks) {
   if (length < 1 || length > longest_sequence)
     throw InputError("an evaluation window of " + std::to_string(length) + " tokens");
@@ -141,7 +144,9 @@ int EvalWindows::batches() const {
       round_up(windows_, static_cast<std::int64_t>(windows_per_rank_) * ranks_));
 }
 
-int EvalWindows::capacity() const { return windows_per_rank_ * length_; }
+int EvalWindows::capacity() const {
+  return windows_per_rank_ * length_;
+}
 
 std::size_t EvalWindows::window_begin(int window) const {
   // The last window ends where the stream does, so that its tokens have the most context.
@@ -155,7 +160,8 @@ std::size_t EvalWindows::first_scored(int window) const {
 
 void EvalWindows::fill(int batch_index, int rank, HostBatch& batch) const {
   const std::int64_t group = static_cast<std::int64_t>(windows_per_rank_) * ranks_;
-  const Range all = {batch_index * group, std::min<std::int64_t>(windows_, (batch_index + 1) * group)};
+  const Range all = {batch_index * group,
+                     std::min<std::int64_t>(windows_, (batch_index + 1) * group)};
   const Range mine = cut(all, rank, ranks_);
   start(batch, mine.end - mine.begin, length_);
   for (std::int64_t w = mine.begin; w < mine.end; ++w) {

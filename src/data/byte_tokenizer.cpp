@@ -31,6 +31,8 @@ class ByteTokenizer final : public Tokenizer {
 
 }  // namespace
 
-std::shared_ptr<const Tokenizer> byte_tokenizer() { return std::make_shared<ByteTokenizer>(); }
+std::shared_ptr<const Tokenizer> byte_tokenizer() {
+  return std::make_shared<ByteTokenizer>();
+}
 
 }  // namespace kokomoe::detail

@@ -216,12 +216,18 @@ Corpus Corpus::open(const std::vector<std::string>& files, const Tokenizer& toke
   return Corpus(std::move(state));
 }
 
-std::size_t Corpus::size() const { return state_->header.tokens; }
+std::size_t Corpus::size() const {
+  return state_->header.tokens;
+}
 std::int64_t Corpus::text_bytes() const {
   return static_cast<std::int64_t>(state_->header.text_bytes);
 }
-int Corpus::vocabulary() const { return static_cast<int>(state_->header.vocabulary); }
-int Corpus::beginning_of_text() const { return state_->header.beginning_of_text; }
+int Corpus::vocabulary() const {
+  return static_cast<int>(state_->header.vocabulary);
+}
+int Corpus::beginning_of_text() const {
+  return state_->header.beginning_of_text;
+}
 
 int Corpus::operator[](std::size_t index) const {
   if (index >= size()) fail(state_->path, "token " + std::to_string(index) + " is past the end");
@@ -230,9 +236,8 @@ int Corpus::operator[](std::size_t index) const {
 
 void Corpus::copy(std::size_t begin, std::size_t count, int* out) const {
   if (begin > size() || count > size() - begin)
-    fail(state_->path, "tokens " + std::to_string(begin) + " to " +
-                           std::to_string(begin + count) + " are past the end, " +
-                           std::to_string(size()));
+    fail(state_->path, "tokens " + std::to_string(begin) + " to " + std::to_string(begin + count) +
+                           " are past the end, " + std::to_string(size()));
   for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<int>(state_->token(begin + i));
 }
 
@@ -240,7 +245,11 @@ int Corpus::bytes_of(int id) const {
   return id >= 0 && id < vocabulary() ? state_->bytes_of[static_cast<std::size_t>(id)] : 0;
 }
 
-const std::string& Corpus::path() const { return state_->path; }
-bool Corpus::reused() const { return state_->reused; }
+const std::string& Corpus::path() const {
+  return state_->path;
+}
+bool Corpus::reused() const {
+  return state_->reused;
+}
 
 }  // namespace kokomoe

@@ -27,7 +27,7 @@ Vector<const T> upload(const ExecutionSpace& space, const char* name, const std:
     }
     const Vector<T> part(buffer.data(), host.size());
     const Kokkos::View<const T*, Kokkos::LayoutRight, Kokkos::HostSpace> source(host.data(),
-                                                                               host.size());
+                                                                                host.size());
     Kokkos::deep_copy(space, part, source);
     return part;
   }
@@ -44,8 +44,8 @@ PackedTokens to_device(const ExecutionSpace& space, const HostBatch& host, Devic
   tokens.targets = upload(space, "kokomoe::data::targets", host.targets, device.targets);
   tokens.sequence_offsets = upload(space, "kokomoe::data::sequence_offsets", host.sequence_offsets,
                                    device.sequence_offsets);
-  tokens.sequence_index = upload(space, "kokomoe::data::sequence_index", host.sequence_index,
-                                 device.sequence_index);
+  tokens.sequence_index =
+      upload(space, "kokomoe::data::sequence_index", host.sequence_index, device.sequence_index);
   tokens.position = upload(space, "kokomoe::data::position", host.position, device.position);
   return tokens;
 }

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <utility>
 
 namespace kokomoe::detail {
 
@@ -71,7 +72,11 @@ class SentencePieceTokenizer final : public Tokenizer {
     for (const int id : ids)
       if (id >= 0 && id < vocabulary() && !processor_.IsControl(id)) known.push_back(id);
     std::string text;
+    // New versions want Abseil's span here, which old ones do not have.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     const auto status = processor_.Decode(known, &text);
+#pragma GCC diagnostic pop
     if (!status.ok()) fail("SentencePiece", status.ToString());
     return text;
   }
@@ -119,7 +124,9 @@ class Lines final : public sentencepiece::SentenceIterator {
     done_ = true;
   }
   const std::string& value() const override { return line_; }
-  sentencepiece::util::Status status() const override { return {}; }
+  // Its own type in old versions, Abseil's in new ones.
+  using Status = decltype(std::declval<const sentencepiece::SentenceIterator&>().status());
+  Status status() const override { return {}; }
 
  private:
   std::vector<MappedFile> maps_;
@@ -174,8 +181,9 @@ namespace kokomoe::detail {
 
 namespace {
 [[noreturn]] void no_sentencepiece() {
-  throw InputError("this Kokomoe was built without SentencePiece: use the tokenizer \"bytes\", or "
-                   "install libsentencepiece-dev and build again");
+  throw InputError(
+      "this Kokomoe was built without SentencePiece: use the tokenizer \"bytes\", or "
+      "install libsentencepiece-dev and build again");
 }
 }  // namespace
 
@@ -183,7 +191,9 @@ std::shared_ptr<const Tokenizer> sentencepiece_tokenizer(const std::string&, con
   no_sentencepiece();
 }
 
-std::string train_sentencepiece(const std::vector<std::string>&, int) { no_sentencepiece(); }
+std::string train_sentencepiece(const std::vector<std::string>&, int) {
+  no_sentencepiece();
+}
 
 }  // namespace kokomoe::detail
 

@@ -86,11 +86,10 @@ void require_utf8(const std::string& path, std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t length = character_length(text, at);
     if (length == 0) {
-      const auto line = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at),
-                                   '\n');
-      throw InputError(path + ":" + std::to_string(line + 1) +
-                       ": error: not UTF-8: byte " + std::to_string(at) +
-                       " of the file starts no character");
+      const auto line =
+          std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+      throw InputError(path + ":" + std::to_string(line + 1) + ": error: not UTF-8: byte " +
+                       std::to_string(at) + " of the file starts no character");
     }
     at += length;
   }

@@ -28,10 +28,10 @@ std::string sentencepiece_model(const TokenizerOptions& options) {
     digest.add(size.data(), size.size());
     digest.add(file.data(), file.size());
   }
-  const std::string cached = options.cache_folder.empty()
-                                 ? ""
-                                 : options.cache_folder + "/sentencepiece-" +
-                                       detail::hex(digest.value()) + ".model";
+  const std::string cached =
+      options.cache_folder.empty()
+          ? ""
+          : options.cache_folder + "/sentencepiece-" + detail::hex(digest.value()) + ".model";
   if (!cached.empty() && std::filesystem::exists(cached)) {
     const std::string model(detail::MappedFile(cached).text());
     try {

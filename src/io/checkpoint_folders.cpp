@@ -44,7 +44,9 @@ std::vector<std::string> children(const std::string& folder) {
 
 }  // namespace
 
-std::string step_name(std::int64_t step) { return "step_" + std::to_string(step); }
+std::string step_name(std::int64_t step) {
+  return "step_" + std::to_string(step);
+}
 
 std::string without_slash(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
@@ -142,8 +144,9 @@ std::string resolve_checkpoint(const std::string& run_or_step) {
   const std::vector<detail::StepFolder> steps = detail::list_steps(folder);
   const bool pointer_exists = fs::exists(pointer, code);
   if (steps.empty())
-    throw InputError(path + ": error: no checkpoint here: neither a step folder, nor a run that "
-                            "has saved one");
+    throw InputError(path +
+                     ": error: no checkpoint here: neither a step folder, nor a run that "
+                     "has saved one");
   if (!pointer_exists) return steps.front().path;  // stopped between the first save's two renames
   const std::string name = detail::read_pointer(pointer);
   for (const detail::StepFolder& step : steps)

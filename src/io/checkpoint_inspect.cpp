@@ -64,8 +64,7 @@ TensorDifference compare(const std::string& name, const detail::StateReader& a,
   result.max_abs_difference = 0;
   if (result.equal) return result;
   for (std::size_t i = 0; i < elements(first); ++i) {
-    const double difference =
-        std::abs(element(x, first.dtype, i) - element(y, second.dtype, i));
+    const double difference = std::abs(element(x, first.dtype, i) - element(y, second.dtype, i));
     if (std::isnan(difference)) {
       result.max_abs_difference = difference;
       return result;

@@ -90,7 +90,8 @@ void save_checkpoint(const std::string& folder_name, const ParameterStore<T>& st
   if (!store.allocated()) fail("save_checkpoint", "the parameter store is not allocated");
   for (const auto& entry : store.entries())
     if (entry.local_shape != entry.spec.shape)
-      fail("save_checkpoint", "\"" + entry.spec.name + "\" is sharded, which this version cannot save");
+      fail("save_checkpoint",
+           "\"" + entry.spec.name + "\" is sharded, which this version cannot save");
   if (meta.step < 0) fail("save_checkpoint", "step " + std::to_string(meta.step));
   ExecutionSpace().fence(KOKOMOE_LABEL("io::save_checkpoint"));
   run_on_root(communicator, [&] {
@@ -106,8 +107,8 @@ void save_checkpoint(const std::string& folder_name, const ParameterStore<T>& st
       const fs::space_info space = fs::space(folder, code);
       const double needed = 3.0 * static_cast<double>(store.parameters() * sizeof(T));
       if (!code && static_cast<double>(space.available) < 1.1 * needed)
-        message += "\n  the disk of " + folder + " has " +
-                   std::to_string(space.available >> 20) + " MiB left, a checkpoint takes about " +
+        message += "\n  the disk of " + folder + " has " + std::to_string(space.available >> 20) +
+                   " MiB left, a checkpoint takes about " +
                    std::to_string((static_cast<std::uint64_t>(needed) >> 20) + 1) +
                    " MiB: free that much, or lower checkpoint/keep; earlier checkpoints are whole";
       throw Error(message);

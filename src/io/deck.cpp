@@ -57,7 +57,8 @@ std::string toml_text(const KeySpec::Value& value) {
 template <class T>
 const T& get(const Deck::State& state, const std::string& key) {
   const auto found = state.settings.find(key);
-  if (found == state.settings.end()) fail("Deck", "the program asks for unknown key \"" + key + "\"");
+  if (found == state.settings.end())
+    fail("Deck", "the program asks for unknown key \"" + key + "\"");
   const T* value = std::get_if<T>(&found->second.value);
   if (value == nullptr)
     fail("Deck", "the program asks for \"" + key + "\", which is " +
@@ -89,9 +90,15 @@ Deck Deck::parse(const std::string& text, const std::string& name, const Schema&
   return Deck(detail::check_deck(text, name, schema, overrides));
 }
 
-std::int64_t Deck::integer(const std::string& key) const { return get<std::int64_t>(*state_, key); }
-double Deck::real(const std::string& key) const { return get<double>(*state_, key); }
-bool Deck::boolean(const std::string& key) const { return get<bool>(*state_, key); }
+std::int64_t Deck::integer(const std::string& key) const {
+  return get<std::int64_t>(*state_, key);
+}
+double Deck::real(const std::string& key) const {
+  return get<double>(*state_, key);
+}
+bool Deck::boolean(const std::string& key) const {
+  return get<bool>(*state_, key);
+}
 const std::string& Deck::text(const std::string& key) const {
   return get<std::string>(*state_, key);
 }
@@ -104,9 +111,13 @@ bool Deck::given(const std::string& key) const {
   return found != state_->settings.end() && found->second.origin != detail::Origin::default_value;
 }
 
-bool Deck::known(const std::string& key) const { return state_->schema.find(key) != nullptr; }
+bool Deck::known(const std::string& key) const {
+  return state_->schema.find(key) != nullptr;
+}
 
-const std::string& Deck::name() const { return state_->name; }
+const std::string& Deck::name() const {
+  return state_->name;
+}
 
 std::string Deck::effective() const {
   std::string result;
@@ -135,8 +146,8 @@ std::string Deck::effective() const {
       std::string line = section.empty() ? key.name : key.name.substr(section.size() + 1);
       line += " = " + toml_text(setting.value);
       if (setting.origin == detail::Origin::file)
-        line += "  # " + detail::one_line(state_->name) + ":" +
-                std::to_string(setting.value_span.line);
+        line +=
+            "  # " + detail::one_line(state_->name) + ":" + std::to_string(setting.value_span.line);
       else
         line += setting.origin == detail::Origin::override_text ? "  # override" : "  # default";
       result += line + "\n";

@@ -16,7 +16,9 @@ namespace {
 
 using Kind = TomlItem::Kind;
 
-std::string leaf(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+std::string leaf(const std::string& path) {
+  return path.substr(path.rfind('/') + 1);
+}
 
 std::string did_you_mean(const std::string& name) {
   return name.empty() ? "" : "did you mean \"" + name + "\"?";
@@ -248,8 +250,8 @@ std::string clip(const std::string& line, std::size_t& column) {
 std::string underline(const std::string& line, std::size_t column, std::size_t length,
                       const std::string& hint) {
   const std::size_t begin = std::min(column - 1, line.size());
-  const std::size_t end = std::min(begin + std::max<std::size_t>(length, 1),
-                                   std::max(line.size(), begin + 1));
+  const std::size_t end =
+      std::min(begin + std::max<std::size_t>(length, 1), std::max(line.size(), begin + 1));
   const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; };
   std::string result;
   for (std::size_t i = 0; i < begin; ++i)
@@ -271,9 +273,9 @@ std::string point_at(const std::string& name, const std::vector<std::string>& li
   const std::string shown = clip(lines.empty() ? "" : lines[line - 1], at);
   const std::string number = std::to_string(line);
   const std::string margin(std::max<std::size_t>(4, number.size()) - number.size(), ' ');
-  return name + ":" + number + ":" + std::to_string(column) + ": error: " + message + "\n" + margin +
-         number + " | " + shown + "\n" + std::string(margin.size() + number.size(), ' ') + " | " +
-         underline(shown, at, span.length, hint);
+  return name + ":" + number + ":" + std::to_string(column) + ": error: " + message + "\n" +
+         margin + number + " | " + shown + "\n" + std::string(margin.size() + number.size(), ' ') +
+         " | " + underline(shown, at, span.length, hint);
 }
 
 std::string point_at_override(const std::string& override_text, std::size_t column,

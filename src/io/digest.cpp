@@ -19,7 +19,9 @@
 
 namespace kokomoe::detail {
 
-std::uint64_t xxh3(const void* data, std::size_t bytes) { return XXH3_64bits(data, bytes); }
+std::uint64_t xxh3(const void* data, std::size_t bytes) {
+  return XXH3_64bits(data, bytes);
+}
 
 struct StreamDigest::State {
   XXH3_state_t* state = XXH3_createState();
@@ -36,7 +38,9 @@ void StreamDigest::add(const void* data, std::size_t bytes) {
   if (bytes > 0) XXH3_64bits_update(state_->state, data, bytes);
 }
 
-std::uint64_t StreamDigest::value() const { return XXH3_64bits_digest(state_->state); }
+std::uint64_t StreamDigest::value() const {
+  return XXH3_64bits_digest(state_->state);
+}
 
 FileDigest digest_file(const std::string& path, std::uint64_t offset, std::uint64_t bytes) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);

@@ -64,9 +64,13 @@ void write_file(const std::string& path, const std::string& text) {
   sync_file(path);
 }
 
-void sync_file(const std::string& path) { sync(path, O_RDONLY); }
+void sync_file(const std::string& path) {
+  sync(path, O_RDONLY);
+}
 
-void sync_folder(const std::string& path) { sync(path, O_RDONLY | O_DIRECTORY); }
+void sync_folder(const std::string& path) {
+  sync(path, O_RDONLY | O_DIRECTORY);
+}
 
 void rename_path(const std::string& from, const std::string& to) {
   announce("rename", to);

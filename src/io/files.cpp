@@ -11,14 +11,12 @@
 
 namespace kokomoe::detail {
 
-std::string read_input_file(const std::string& path, const std::string& what,
-                            std::size_t largest) {
+std::string read_input_file(const std::string& path, const std::string& what, std::size_t largest) {
   namespace fs = std::filesystem;
   std::error_code code;
   const fs::file_status status = fs::status(path, code);
   if (!fs::exists(status)) throw InputError(path + ": error: " + what + " not found");
-  if (fs::is_directory(status))
-    throw InputError(path + ": error: this is a folder, not a " + what);
+  if (fs::is_directory(status)) throw InputError(path + ": error: this is a folder, not a " + what);
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   std::string text;

@@ -49,8 +49,8 @@ Manifest from_json(const Json& json) {
   if (json.at("format") != "kokomoe checkpoint") throw InputError("another program's file");
   const auto version = json.at("format_version").get<std::int64_t>();
   if (version < 1 || version > checkpoint_format)
-    throw InputError("format version " + std::to_string(version) + ", but this Kokomoe reads 1 to " +
-                     std::to_string(checkpoint_format));
+    throw InputError("format version " + std::to_string(version) +
+                     ", but this Kokomoe reads 1 to " + std::to_string(checkpoint_format));
   manifest.meta.step = json.at("step").get<std::int64_t>();
   if (manifest.meta.step < 0) throw InputError("a negative step");
   manifest.meta.deck = json.at("deck").get<std::string>();
@@ -84,11 +84,11 @@ std::string manifest_text(const Manifest& manifest) {
   json["counters"] = Json::object();
   for (const auto& [name, value] : manifest.meta.counters) json["counters"][name] = value;
   json["numbers"] = Json::object();
-  for (const auto& [name, value] : manifest.meta.numbers) json["numbers"][name] = number_json(value);
+  for (const auto& [name, value] : manifest.meta.numbers)
+    json["numbers"][name] = number_json(value);
   json["deck"] = manifest.meta.deck;
-  json["state"] = {{"file", "state.h5"},
-                   {"bytes", manifest.state_bytes},
-                   {"xxh3", hex(manifest.state_digest)}};
+  json["state"] = {
+      {"file", "state.h5"}, {"bytes", manifest.state_bytes}, {"xxh3", hex(manifest.state_digest)}};
   json["datasets"] = Json::array();
   for (const DatasetRecord& record : manifest.datasets)
     json["datasets"].push_back({{"name", record.name},
@@ -108,7 +108,8 @@ std::string manifest_text(const Manifest& manifest) {
 Manifest parse_manifest(const std::string& text, const std::string& path) {
   const std::size_t tail = digest_key.size() + 16 + ending.size();
   const std::string where = path + ": error: ";
-  if (text.size() < tail) throw DamagedCheckpoint(where + "damaged: only " + std::to_string(text.size()) + " bytes");
+  if (text.size() < tail)
+    throw DamagedCheckpoint(where + "damaged: only " + std::to_string(text.size()) + " bytes");
   const std::size_t body = text.size() - tail;
   const std::string digest = hex(xxh3(text.data(), body));
   if (text.compare(body, tail, digest_key + digest + ending) != 0)

@@ -138,9 +138,15 @@ StateReader::StateReader(const std::string& path) : impl_(std::make_unique<Impl>
 
 StateReader::~StateReader() = default;
 
-const std::string& StateReader::path() const { return impl_->path; }
-std::int64_t StateReader::step() const { return impl_->attribute("step"); }
-std::vector<std::string> StateReader::names() const { return impl_->names; }
+const std::string& StateReader::path() const {
+  return impl_->path;
+}
+std::int64_t StateReader::step() const {
+  return impl_->attribute("step");
+}
+std::vector<std::string> StateReader::names() const {
+  return impl_->names;
+}
 
 TensorHeader StateReader::header(const std::string& name) const {
   const H5Handle dataset = impl_->open(name);
@@ -174,25 +180,44 @@ namespace kokomoe::detail {
 
 namespace {
 [[noreturn]] void no_hdf5() {
-  throw InputError("this Kokomoe was built without HDF5, which checkpoints need: configure with "
-                   "-DKOKOMOE_ENABLE_HDF5=ON");
+  throw InputError(
+      "this Kokomoe was built without HDF5, which checkpoints need: configure with "
+      "-DKOKOMOE_ENABLE_HDF5=ON");
 }
 }  // namespace
 
 struct StateWriter::Impl {};
-StateWriter::StateWriter(const std::string&, std::int64_t) { no_hdf5(); }
+StateWriter::StateWriter(const std::string&, std::int64_t) {
+  no_hdf5();
+}
 StateWriter::~StateWriter() = default;
-void StateWriter::add(const TensorSource&) { no_hdf5(); }
-std::vector<DatasetRecord> StateWriter::close() { no_hdf5(); }
+void StateWriter::add(const TensorSource&) {
+  no_hdf5();
+}
+std::vector<DatasetRecord> StateWriter::close() {
+  no_hdf5();
+}
 
 struct StateReader::Impl {};
-StateReader::StateReader(const std::string&) { no_hdf5(); }
+StateReader::StateReader(const std::string&) {
+  no_hdf5();
+}
 StateReader::~StateReader() = default;
-const std::string& StateReader::path() const { no_hdf5(); }
-std::int64_t StateReader::step() const { no_hdf5(); }
-std::vector<std::string> StateReader::names() const { no_hdf5(); }
-TensorHeader StateReader::header(const std::string&) const { no_hdf5(); }
-void StateReader::read(const std::string&, std::vector<std::byte>&) const { no_hdf5(); }
+const std::string& StateReader::path() const {
+  no_hdf5();
+}
+std::int64_t StateReader::step() const {
+  no_hdf5();
+}
+std::vector<std::string> StateReader::names() const {
+  no_hdf5();
+}
+TensorHeader StateReader::header(const std::string&) const {
+  no_hdf5();
+}
+void StateReader::read(const std::string&, std::vector<std::byte>&) const {
+  no_hdf5();
+}
 
 }  // namespace kokomoe::detail
 

@@ -42,7 +42,9 @@ hid_t memory_type(const std::string& dtype) {
   return H5T_NATIVE_UINT64;
 }
 
-std::size_t element_size(const std::string& dtype) { return dtype == "float32" ? 4 : 8; }
+std::size_t element_size(const std::string& dtype) {
+  return dtype == "float32" ? 4 : 8;
+}
 
 }  // namespace
 
@@ -54,10 +56,10 @@ struct StateWriter::Impl {
 
   void attribute(hid_t object, const char* name, std::int64_t value) {
     const H5Handle space(checked(H5Screate(H5S_SCALAR), path, name), H5Sclose);
-    const H5Handle attribute(checked(H5Acreate2(object, name, H5T_STD_I64LE, space.get(),
-                                                H5P_DEFAULT, H5P_DEFAULT),
-                                     path, name),
-                             H5Aclose);
+    const H5Handle attribute(
+        checked(H5Acreate2(object, name, H5T_STD_I64LE, space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                path, name),
+        H5Aclose);
     check(H5Awrite(attribute.get(), H5T_NATIVE_INT64, &value), path, name);
   }
 
@@ -66,8 +68,7 @@ struct StateWriter::Impl {
     constexpr std::size_t width = 16;
     std::vector<char> names(width * tensor.shape.size(), '\0');
     for (std::size_t i = 0; i < tensor.shape.size(); ++i) {
-      const std::string name =
-          tensor.expert && i == 0 ? "expert" : "axis_" + std::to_string(i);
+      const std::string name = tensor.expert && i == 0 ? "expert" : "axis_" + std::to_string(i);
       std::memcpy(names.data() + width * i, name.data(), std::min(name.size(), width - 1));
     }
     const hsize_t count = tensor.shape.size();
@@ -114,10 +115,10 @@ struct StateWriter::Impl {
   }
 
   void group(const char* name) {
-    const H5Handle group(checked(H5Gcreate2(file.get(), name, link_plist.get(), H5P_DEFAULT,
-                                            H5P_DEFAULT),
-                                 path, name),
-                         H5Gclose);
+    const H5Handle group(
+        checked(H5Gcreate2(file.get(), name, link_plist.get(), H5P_DEFAULT, H5P_DEFAULT), path,
+                name),
+        H5Gclose);
   }
 };
 
@@ -141,8 +142,8 @@ StateWriter::StateWriter(const std::string& path, std::int64_t step)
   check(H5Pset_fill_time(s.dataset_plist.get(), H5D_FILL_TIME_NEVER), path, "file");
   s.attribute(s.file.get(), "format_version", checkpoint_format);
   s.attribute(s.file.get(), "step", step);
-  for (const char* name : {"/parameters", "/optimizer/m", "/optimizer/v", "/router_state",
-                           "/digests"})
+  for (const char* name :
+       {"/parameters", "/optimizer/m", "/optimizer/v", "/router_state", "/digests"})
     s.group(name);
 }
 
@@ -151,8 +152,7 @@ StateWriter::~StateWriter() = default;
 void StateWriter::add(const TensorSource& tensor) {
   impl_->write(tensor, true);
   std::vector<std::uint64_t> digests(digest_blocks(tensor.shape, tensor.expert));
-  const std::size_t block =
-      digests.empty() ? 0 : impl_->records.back().bytes / digests.size();
+  const std::size_t block = digests.empty() ? 0 : impl_->records.back().bytes / digests.size();
   for (std::size_t i = 0; i < digests.size(); ++i)
     digests[i] = xxh3(static_cast<const unsigned char*>(tensor.data) + i * block, block);
   TensorSource source;

@@ -93,7 +93,8 @@ TomlSyntaxError condense(const std::string& what, const std::vector<std::string>
       break;
     }
   }
-  error.where.line = std::clamp<std::size_t>(error.where.line, 1, std::max<std::size_t>(lines.size(), 1));
+  error.where.line =
+      std::clamp<std::size_t>(error.where.line, 1, std::max<std::size_t>(lines.size(), 1));
   const std::size_t width = lines.empty() ? 0 : lines[error.where.line - 1].size();
   error.where.column = std::clamp<std::size_t>(error.where.column, 1, width + 1);
   if (error.message.empty()) error.message = "not TOML";
@@ -133,7 +134,8 @@ class Reader {
 
   std::vector<TomlItem> sorted() {
     std::sort(items_.begin(), items_.end(), [](const TomlItem& a, const TomlItem& b) {
-      return std::tie(a.key.line, a.key.column, a.path) < std::tie(b.key.line, b.key.column, b.path);
+      return std::tie(a.key.line, a.key.column, a.path) <
+             std::tie(b.key.line, b.key.column, b.path);
     });
     return std::move(items_);
   }
@@ -211,7 +213,8 @@ std::vector<TomlItem> read_toml(const std::string& text, const std::string& name
   check_nesting(lines);
   // toml11 3.7 reads past the end of an empty text, or of one that a NUL or a CR ends.
   if (const auto nul = text.find('\0'); nul != std::string::npos) {
-    const auto line = static_cast<std::size_t>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(nul), '\n'));
+    const auto line = static_cast<std::size_t>(
+        std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(nul), '\n'));
     throw TomlSyntaxError{"a zero byte: is this a text file?", {line + 1, 1, 1}};
   }
   std::istringstream stream(text + "\n");

@@ -66,10 +66,10 @@ void Communicator::barrier() const {
   if (size_ > 1) implementation_->barrier();
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                           \
-  template void Communicator::all_reduce_sum(T*, std::size_t) const;     \
-  template void Communicator::all_reduce_sum(const ExecutionSpace& space, \
-                                             const Vector<T>& data) const;
+#define KOKOMOE_INSTANTIATE(T)                                                                   \
+  template void Communicator::all_reduce_sum(T*, std::size_t) const;                             \
+  template void Communicator::all_reduce_sum(const ExecutionSpace& space, const Vector<T>& data) \
+      const;
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 KOKOMOE_INSTANTIATE(std::int32_t)

@@ -11,8 +11,7 @@ PackedTokens number_rows(const ExecutionSpace& space, int rows) {
   const Vector<std::uint32_t> sequence("kokomoe::parallel::sequence", size);
   Kokkos::parallel_for(
       KOKOMOE_LABEL("parallel::number_rows"),
-      Kokkos::RangePolicy<ExecutionSpace>(space, 0, size + 1),
-      KOKKOS_LAMBDA(const int r) {
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, size + 1), KOKKOS_LAMBDA(const int r) {
         if (r < rows)
           position(r) = r;
         else

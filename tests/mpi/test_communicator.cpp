@@ -36,7 +36,7 @@ TEMPLATE_TEST_CASE("sums over ranks, host and device", "[communicator]", float, 
     std::size_t wrong = 0;
     Kokkos::parallel_reduce(
         "check", Kokkos::RangePolicy<ExecutionSpace>(space, 0, size),
-        KOKKOS_LAMBDA(std::size_t i, std::size_t& count) { count += device(i) != sum; }, wrong);
+        KOKKOS_LAMBDA(std::size_t i, std::size_t & count) { count += device(i) != sum; }, wrong);
     CHECK(wrong == 0);
   }
 }
@@ -71,9 +71,8 @@ TEST_CASE("the root's error reaches every rank with its type", "[communicator]")
   int runs = 0;
   run_on_root(ranks, [&] { ++runs; });
   CHECK(runs == (ranks.is_root() ? 1 : 0));
-  CHECK(message_of<InputError>([&] {
-          run_on_root(ranks, [] { throw InputError("bad deck"); });
-        }) == "bad deck");
+  CHECK(message_of<InputError>([&] { run_on_root(ranks, [] { throw InputError("bad deck"); }); }) ==
+        "bad deck");
   try {
     run_on_root(ranks, [] { throw Error("disk full"); });
     FAIL("nothing was thrown");

@@ -72,10 +72,9 @@ TEST_CASE("every rank loads what the root saved", "[checkpoint]") {
              contains("has shape (7, 3)"));
   CHECK_THROWS_AS(load_checkpoint(folder / "c/step_6", *other, ranks), InputError);
   if (ranks.is_root()) write_text(folder / "file", "");
-  CHECK_THAT(message_of<Error>([&] {
-               save_checkpoint(folder / "file", *store, meta, ranks, true, 2);
-             }),
-             contains("cannot save checkpoint"));
+  CHECK_THAT(
+      message_of<Error>([&] { save_checkpoint(folder / "file", *store, meta, ranks, true, 2); }),
+      contains("cannot save checkpoint"));
 }
 
 TEST_CASE("ranks share a corpus and split its batches", "[data]") {
@@ -90,7 +89,8 @@ TEST_CASE("ranks share a corpus and split its batches", "[data]") {
   const Corpus corpus = Corpus::open({folder / "a.txt"}, *tokenizer, folder / "cache", ranks);
   CHECK_FALSE(corpus.reused());
   CHECK(Corpus::open({folder / "a.txt"}, *tokenizer, folder / "cache", ranks).reused());
-  CHECK_THROWS_AS(Corpus::open({folder / "b.txt"}, *tokenizer, folder / "cache", ranks), InputError);
+  CHECK_THROWS_AS(Corpus::open({folder / "b.txt"}, *tokenizer, folder / "cache", ranks),
+                  InputError);
 
   const LmBatches batches(corpus, 3, 7 * 16, 16, 2);
   HostBatch mine, all;
@@ -100,11 +100,13 @@ TEST_CASE("ranks share a corpus and split its batches", "[data]") {
     batches.fill(9, a, 0, 1, all);
     std::vector<std::int64_t> sums = {mine.tokens, 0};
     for (int i = 0; i < mine.tokens; ++i)
-      sums[1] += mine.ids[static_cast<std::size_t>(i)] * (1 + mine.position[static_cast<std::size_t>(i)]);
+      sums[1] +=
+          mine.ids[static_cast<std::size_t>(i)] * (1 + mine.position[static_cast<std::size_t>(i)]);
     ranks.all_reduce_sum(sums.data(), sums.size());
     std::int64_t expected = 0;
     for (int i = 0; i < all.tokens; ++i)
-      expected += all.ids[static_cast<std::size_t>(i)] * (1 + all.position[static_cast<std::size_t>(i)]);
+      expected +=
+          all.ids[static_cast<std::size_t>(i)] * (1 + all.position[static_cast<std::size_t>(i)]);
     CHECK(sums[0] == all.tokens);
     CHECK(sums[0] == mine.global_tokens);
     CHECK(sums[1] == expected);

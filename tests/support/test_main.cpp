@@ -41,7 +41,9 @@ int run(int argc, char** argv) {
 
 }  // namespace
 
-const kokomoe::Communicator& kokomoe::test::communicator() { return *world; }
+const kokomoe::Communicator& kokomoe::test::communicator() {
+  return *world;
+}
 
 int main(int argc, char** argv) {
 #ifdef KOKOMOE_HAVE_MPI

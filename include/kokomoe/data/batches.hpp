@@ -12,11 +12,11 @@ namespace kokomoe {
 
 /// One rank's part of a micro-batch in host memory, packed. Reused from step to step.
 struct HostBatch {
-  std::vector<int> ids;               ///< (T)
-  std::vector<int> targets;           ///< (T) -1 = not scored
-  std::vector<int> sequence_offsets;  ///< (B+1)
+  std::vector<int> ids;                       ///< (T)
+  std::vector<int> targets;                   ///< (T) -1 = not scored
+  std::vector<int> sequence_offsets;          ///< (B+1)
   std::vector<std::uint32_t> sequence_index;  ///< (T) index in the whole update
-  std::vector<int> position;          ///< (T) in the sequence
+  std::vector<int> position;                  ///< (T) in the sequence
   int tokens = 0;
   int sequences = 0;
   int max_length = 0;

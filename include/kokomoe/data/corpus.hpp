@@ -13,8 +13,8 @@
 
 namespace kokomoe {
 
-/// Text files as one stream of tokens, each file begun by the beginning-of-text token, memory-mapped
-/// from a cache that is made once. Cheap to copy.
+/// Text files as one stream of tokens, each file begun by the beginning-of-text token,
+/// memory-mapped from a cache that is made once. Cheap to copy.
 class Corpus {
  public:
   /// Tokenizes `files`, or finds the cached tokens of the same contents and tokenizer in
@@ -24,17 +24,17 @@ class Corpus {
   static Corpus open(const std::vector<std::string>& files, const Tokenizer& tokenizer,
                      const std::string& cache_folder, const Communicator& communicator);
 
-  std::size_t size() const;           ///< tokens, beginnings of text included
-  std::int64_t text_bytes() const;    ///< bytes of all files
-  int vocabulary() const;             ///< every token is below
+  std::size_t size() const;         ///< tokens, beginnings of text included
+  std::int64_t text_bytes() const;  ///< bytes of all files
+  int vocabulary() const;           ///< every token is below
   int beginning_of_text() const;
   int operator[](std::size_t index) const;
   /// Tokens [begin, begin + count) to `out`. Throws Error past the end.
   void copy(std::size_t begin, std::size_t count, int* out) const;
   /// Bytes of text that token `id` stands for.
   int bytes_of(int id) const;
-  const std::string& path() const;    ///< the cache file
-  bool reused() const;                ///< true when the cache was there already
+  const std::string& path() const;  ///< the cache file
+  bool reused() const;              ///< true when the cache was there already
 
   struct State;
 

@@ -40,7 +40,7 @@ struct TokenizerOptions {
   int vocabulary = 0;                       ///< of a model to be trained, special tokens and 256
                                             ///< byte tokens included
   std::vector<std::string> training_files;  ///< text, UTF-8
-  std::string cache_folder;  ///< trained models are kept here; "" = not kept
+  std::string cache_folder;                 ///< trained models are kept here; "" = not kept
 };
 
 /// Makes a tokenizer, the same on every rank; the root reads and trains. Collective. InputError for

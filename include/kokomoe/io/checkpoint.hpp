@@ -17,8 +17,8 @@ namespace kokomoe {
 
 /// What a checkpoint keeps beside the tensors.
 struct CheckpointMeta {
-  std::int64_t step = 0;  ///< updates done
-  std::string deck;       ///< effective deck, TOML
+  std::int64_t step = 0;                         ///< updates done
+  std::string deck;                              ///< effective deck, TOML
   std::map<std::string, std::int64_t> counters;  ///< tokens seen, ...
   std::map<std::string, double> numbers;         ///< best loss, ...; bitwise, NaN and inf too
 };

@@ -13,8 +13,7 @@ namespace kokomoe {
 
 /// One key that a deck may set: its type is the type of its default.
 struct KeySpec {
-  using Value =
-      std::variant<std::int64_t, double, bool, std::string, std::vector<std::string>>;
+  using Value = std::variant<std::int64_t, double, bool, std::string, std::vector<std::string>>;
 
   std::string name;  ///< "section/key"; "key" alone for the top level
   Value default_value{};
@@ -22,7 +21,7 @@ struct KeySpec {
   bool must_be_given = false;
   double minimum = -std::numeric_limits<double>::infinity();  ///< numbers; inclusive
   double maximum = std::numeric_limits<double>::infinity();   ///< numbers; inclusive
-  std::vector<std::string> choices;  ///< text and list items; empty = any
+  std::vector<std::string> choices;                           ///< text and list items; empty = any
 
   static KeySpec integer(std::string name, std::int64_t default_value, std::string doc);
   static KeySpec real(std::string name, double default_value, std::string doc);

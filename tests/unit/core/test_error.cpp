@@ -13,8 +13,7 @@ using namespace kokomoe::test;
 TEST_CASE("a shape error names who, what and both shapes", "[error]") {
   const Matrix<float> view("view", 3, 4);
   CHECK_NOTHROW(require_shape("somewhere", "x", view, 3, 4));
-  const std::string text =
-      message_of<Error>([&] { require_shape("somewhere", "x", view, 3, 5); });
+  const std::string text = message_of<Error>([&] { require_shape("somewhere", "x", view, 3, 5); });
   CHECK(text == "somewhere: x has shape (3, 4), expected (3, 5)");
   CHECK_THROWS_AS(require_shape("somewhere", "x", view, 2, 4), Error);
 }

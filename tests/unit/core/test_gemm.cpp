@@ -44,7 +44,7 @@ double gemm_error(const Extents& x, bool ta, bool tb, T alpha, T beta, T start) 
 TEMPLATE_TEST_CASE("gemm is three loops, for every transpose and extent", "[gemm]", float, double) {
   using T = TestType;
   const double tolerance = 30 * static_cast<double>(std::numeric_limits<T>::epsilon());
-  const Extents extents[] = {{1, 1, 1}, {1, 7, 5},  {6, 1, 9},   {7, 5, 1},
+  const Extents extents[] = {{1, 1, 1}, {1, 7, 5},    {6, 1, 9},   {7, 5, 1},
                              {5, 4, 3}, {33, 17, 65}, {2, 3, 300}, {64, 64, 64}};
   for (const Extents& x : extents)
     for (const bool ta : {false, true})
@@ -89,4 +89,6 @@ TEST_CASE("gemm refuses shapes that do not fit and names them", "[gemm]") {
   CHECK_THAT(message_of<Error>([&] { run(wrong, c); }), contains("(7, 5)"));
 }
 
-TEST_CASE("the banner names a GEMM library", "[gemm]") { CHECK(!gemm_library().empty()); }
+TEST_CASE("the banner names a GEMM library", "[gemm]") {
+  CHECK(!gemm_library().empty());
+}

@@ -15,12 +15,13 @@ using namespace kokomoe::test;
 namespace {
 
 const kokomoe::testing::ReferenceFile& reference() {
-  static const kokomoe::testing::ReferenceFile file(KOKOMOE_TEST_FOLDER
-                                                    "/reference/routers.kkref");
+  static const kokomoe::testing::ReferenceFile file(KOKOMOE_TEST_FOLDER "/reference/routers.kkref");
   return file;
 }
 
-std::uint32_t u32(std::int64_t value) { return static_cast<std::uint32_t>(value); }
+std::uint32_t u32(std::int64_t value) {
+  return static_cast<std::uint32_t>(value);
+}
 
 /// Uniforms of one purpose in a set against the file, bit for bit.
 template <class T>
@@ -52,7 +53,8 @@ TEST_CASE("philox gives Random123's known answers", "[philox][reference]") {
     const std::string name = "philox/" + std::to_string(cases);
     const auto c = reference().i8(name + "/counter"), k = reference().i8(name + "/key"),
                words = reference().i8(name + "/words");
-    const PhiloxBlock block = philox(u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3]), u32(k[0]), u32(k[1]));
+    const PhiloxBlock block =
+        philox(u32(c[0]), u32(c[1]), u32(c[2]), u32(c[3]), u32(k[0]), u32(k[1]));
     for (std::size_t i = 0; i < 4; ++i) CHECK(block.word[i] == u32(words[i]));
   }
   CHECK(cases >= 3);

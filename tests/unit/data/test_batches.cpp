@@ -41,12 +41,13 @@ void collect(const HostBatch& batch, std::map<std::uint32_t, Sequence>& sequence
   REQUIRE(batch.sequence_offsets.size() == static_cast<std::size_t>(batch.sequences) + 1);
   REQUIRE(batch.sequence_offsets.front() == 0);
   REQUIRE(batch.sequence_offsets.back() == batch.tokens);
-  for (const std::size_t size : {batch.ids.size(), batch.targets.size(), batch.position.size(),
-                                 batch.sequence_index.size()})
+  for (const std::size_t size :
+       {batch.ids.size(), batch.targets.size(), batch.position.size(), batch.sequence_index.size()})
     REQUIRE(size == static_cast<std::size_t>(batch.tokens));
   int longest = 0;
   for (int s = 0; s < batch.sequences; ++s) {
-    const auto begin = static_cast<std::size_t>(batch.sequence_offsets[static_cast<std::size_t>(s)]);
+    const auto begin =
+        static_cast<std::size_t>(batch.sequence_offsets[static_cast<std::size_t>(s)]);
     const auto end =
         static_cast<std::size_t>(batch.sequence_offsets[static_cast<std::size_t>(s) + 1]);
     longest = std::max(longest, static_cast<int>(end - begin));
@@ -141,7 +142,8 @@ TEST_CASE("every place of the text is drawn about equally often", "[batches]") {
   REQUIRE(counts.size() == places);
   double chi_squared = 0;
   const double expected = 16000.0 / places;
-  for (const auto& [ids, count] : counts) chi_squared += (count - expected) * (count - expected) / expected;
+  for (const auto& [ids, count] : counts)
+    chi_squared += (count - expected) * (count - expected) / expected;
   CHECK(chi_squared < 37.7);  // 15 degrees of freedom, p = 0.001
   // The last token is a target, the first is an input.
   std::set<int> starts;
@@ -204,18 +206,19 @@ TEST_CASE("evaluation scores every token of text once, with context", "[batches]
               for (const auto& [index, sequence] : sequences) {
                 // Where the window lies follows from its index.
                 const std::size_t size = sequence.ids.size();
-                const std::size_t begin =
-                    std::min<std::size_t>(index * static_cast<std::size_t>(used_stride),
-                                          stream.size() - 1 - size);
+                const std::size_t begin = std::min<std::size_t>(
+                    index * static_cast<std::size_t>(used_stride), stream.size() - 1 - size);
                 for (std::size_t i = 0; i < size; ++i) {
                   CHECK(sequence.ids[i] == stream[begin + i]);
                   if (sequence.targets[i] < 0) continue;
                   CHECK(sequence.targets[i] == stream[begin + i + 1]);
                   ++scored[begin + i + 1];
                   // Context: the window's part to the left, or all there is.
-                  CHECK(i + 1 >= std::min<std::size_t>(begin + i + 1,
-                                                       size - static_cast<std::size_t>(std::min(
-                                                                  used_stride, static_cast<int>(size))) + 1));
+                  CHECK(i + 1 >= std::min<std::size_t>(
+                                     begin + i + 1, size -
+                                                        static_cast<std::size_t>(std::min(
+                                                            used_stride, static_cast<int>(size))) +
+                                                        1));
                 }
               }
             }

@@ -63,9 +63,12 @@ TEST_CASE("a corpus is its files' tokens, each begun by the beginning of text", 
     CHECK(again.reused());
     CHECK(again.path() == corpus.path());
     CHECK(all(again) == all(corpus));
-    CHECK(Corpus::open({files[1], files[0]}, *bytes, folder / "deep/cache", Communicator()).path() !=
-          corpus.path());
-    write_text(folder / "c.txt", "ab\n\xff" "c");
+    CHECK(
+        Corpus::open({files[1], files[0]}, *bytes, folder / "deep/cache", Communicator()).path() !=
+        corpus.path());
+    write_text(folder / "c.txt",
+               "ab\n\xff"
+               "c");
     CHECK(Corpus::open({folder / "c.txt"}, *bytes, folder / "deep/cache", Communicator()).path() !=
           corpus.path());
     write_text(folder / "b.txt", "d");
@@ -128,10 +131,11 @@ TEST_CASE("bad text files are named", "[corpus]") {
   write_text(folder / "empty.txt", "");
   CHECK_THAT(error({}, *bytes), contains("no text files"));
   CHECK(error({folder / "none.txt"}, *bytes) == folder / "none.txt" + ": error: file not found");
-  CHECK(error({folder / "empty.txt"}, *bytes) == folder / "empty.txt" + ": error: the file is empty");
+  CHECK(error({folder / "empty.txt"}, *bytes) ==
+        folder / "empty.txt" + ": error: the file is empty");
   CHECK(error({folder.path()}, *bytes) == folder.path() + ": error: this is a folder, not a file");
-  for (const char* bad : {"\x80", "\xc3(", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82",
-                          "\xf0\x80\x80\x80", "\xff"}) {
+  for (const char* bad : {"\x80", "\xc3(", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                          "\xe2\x82", "\xf0\x80\x80\x80", "\xff"}) {
     write_text(folder / "bad.txt", std::string("fine \xe2\x82\xac\n\xf0\x9f\x98\x80\nbad: ") + bad);
     CHECK_THAT(error({folder / "bad.txt"}, WideTokenizer()),
                contains("bad.txt:3: error: not UTF-8: byte 19 of the file"));

@@ -45,8 +45,8 @@ namespace {
 
 std::string english() {
   std::string text;
-  const char* const words[] = {"in", "the", "beginning", "was", "a", "small", "model",
-                               "that", "learned", "to", "route", "its", "tokens"};
+  const char* const words[] = {"in",   "the",     "beginning", "was",   "a",   "small", "model",
+                               "that", "learned", "to",        "route", "its", "tokens"};
   for (int i = 0; i < 4000; ++i) {
     text += words[(i * i + i / 7) % 13];
     text += i % 11 == 10 ? ".\n" : " ";

@@ -30,7 +30,8 @@ TEMPLATE_TEST_CASE("a checkpoint gives back every bit", "[checkpoint]", float, d
 
   auto other = make_store<TestType>(4);
   REQUIRE(bits_of(*other) != bits_of(*store));
-  const CheckpointMeta found = load_checkpoint(resolve_checkpoint(run.path()), *other, Communicator());
+  const CheckpointMeta found =
+      load_checkpoint(resolve_checkpoint(run.path()), *other, Communicator());
   CHECK(bits_of(*other) == bits_of(*store));
   CHECK(found.step == 7);
   CHECK(found.deck == meta.deck);
@@ -54,7 +55,8 @@ TEST_CASE("equal states give equal files", "[checkpoint]") {
   save(folder / "a", *make_store<float>(1), 2);
   save(folder / "b", *make_store<float>(1), 2);
   CHECK(read_text(folder / "a/step_2/state.h5") == read_text(folder / "b/step_2/state.h5"));
-  CHECK(read_text(folder / "a/step_2/manifest.json") == read_text(folder / "b/step_2/manifest.json"));
+  CHECK(read_text(folder / "a/step_2/manifest.json") ==
+        read_text(folder / "b/step_2/manifest.json"));
 }
 
 TEST_CASE("inspect and compare tell tensors apart", "[checkpoint]") {
@@ -106,7 +108,8 @@ TEST_CASE("another model's checkpoint is refused by tensor, with both shapes", "
   const TemporaryFolder folder;
   save(folder.path(), *make_store<float>(1), 1);
   const auto load = [&](auto& store) {
-    return message_of<InputError>([&] { load_checkpoint(folder / "step_1", store, Communicator()); });
+    return message_of<InputError>(
+        [&] { load_checkpoint(folder / "step_1", store, Communicator()); });
   };
   auto wide = make_store<float>(1, 6);
   const std::string before = bits_of(*wide);
@@ -215,9 +218,9 @@ TEST_CASE("h5py reads a checkpoint", "[checkpoint]") {
   char text[40];
   std::snprintf(text, sizeof text, "%.17g", sum);
   if (!std::filesystem::exists("/usr/bin/python3")) return;
-  CHECK(std::system(("/usr/bin/python3 " + (folder / "read.py ") + (folder / "step_3/state.h5 ") +
-                     text)
-                        .c_str()) == 0);
+  CHECK(std::system(
+            ("/usr/bin/python3 " + (folder / "read.py ") + (folder / "step_3/state.h5 ") + text)
+                .c_str()) == 0);
 }
 
 TEST_CASE("a save that cannot be written leaves the old and says why", "[checkpoint]") {

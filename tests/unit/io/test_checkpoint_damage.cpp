@@ -81,7 +81,8 @@ TEST_CASE("every flipped byte is found and named", "[checkpoint]") {
   }
   SECTION("anywhere in the file") {
     for (int i = 0; i < 100; ++i) {
-      write_text(step + "/state.h5", flipped(state, static_cast<std::size_t>(i) * (state.size() - 1) / 99));
+      write_text(step + "/state.h5",
+                 flipped(state, static_cast<std::size_t>(i) * (state.size() - 1) / 99));
       CHECK_THAT(load_error(step), contains("step_2/state.h5: error: damaged"));
     }
   }
@@ -96,16 +97,18 @@ TEST_CASE("every flipped byte is found and named", "[checkpoint]") {
     }
   }
   SECTION("as truncations and growth") {
-    for (const std::size_t size : {std::size_t(0), std::size_t(7), state.size() / 2, state.size() - 1}) {
+    for (const std::size_t size :
+         {std::size_t(0), std::size_t(7), state.size() / 2, state.size() - 1}) {
       write_text(step + "/state.h5", state.substr(0, size));
-      CHECK_THAT(load_error(step), contains("step_2/state.h5: error: damaged: " +
-                                            std::to_string(size) + " bytes, but the manifest says " +
-                                            std::to_string(state.size())));
+      CHECK_THAT(load_error(step),
+                 contains("step_2/state.h5: error: damaged: " + std::to_string(size) +
+                          " bytes, but the manifest says " + std::to_string(state.size())));
     }
     write_text(step + "/state.h5", state + "x");
     CHECK_THAT(load_error(step), contains("damaged"));
     write_text(step + "/state.h5", state);
-    for (const std::size_t size : {std::size_t(0), std::size_t(20), manifest.size() / 2, manifest.size() - 1}) {
+    for (const std::size_t size :
+         {std::size_t(0), std::size_t(20), manifest.size() / 2, manifest.size() - 1}) {
       write_text(step + "/manifest.json", manifest.substr(0, size));
       CHECK_THAT(load_error(step), contains("step_2/manifest.json: error: damaged"));
     }
@@ -170,11 +173,12 @@ TEST_CASE("a crash at any operation of a save leaves a checkpoint to go on from"
       const std::string folder = run / "checkpoints";
       prepare(folder);
       crashed = crashes(at, [&] { save(folder, *third, step, true); });
-      if (!crashed) CHECK(bits_of(*third) == [&] {
-        auto loaded = make_store<float>(9);
-        load_checkpoint(resolve_checkpoint(folder), *loaded, Communicator());
-        return bits_of(*loaded);
-      }());
+      if (!crashed)
+        CHECK(bits_of(*third) == [&] {
+          auto loaded = make_store<float>(9);
+          load_checkpoint(resolve_checkpoint(folder), *loaded, Communicator());
+          return bits_of(*loaded);
+        }());
       check_from(folder, 3, step);
     }
     CHECK(at > 40);  // 34 datasets, the files, their syncs and renames

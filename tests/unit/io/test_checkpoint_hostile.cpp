@@ -16,8 +16,7 @@ namespace {
 /// Replaces state.h5 and writes the manifest that belongs to it.
 void plant(const std::string& step, const std::string& state) {
   write_text(step + "/state.h5", state);
-  detail::Manifest manifest =
-      detail::parse_manifest(detail::read_manifest_text(step), step);
+  detail::Manifest manifest = detail::parse_manifest(detail::read_manifest_text(step), step);
   manifest.state_bytes = state.size();
   manifest.state_digest = detail::xxh3(state.data(), state.size());
   write_text(step + "/manifest.json", detail::manifest_text(manifest));
@@ -30,8 +29,7 @@ TEST_CASE("a wrong block is found by its own digest", "[checkpoint]") {
   save(folder.path(), *make_store<float>(1), 1);
   const std::string step = folder / "step_1";
   const std::string state = read_text(step + "/state.h5");
-  const detail::Manifest manifest =
-      detail::parse_manifest(detail::read_manifest_text(step), step);
+  const detail::Manifest manifest = detail::parse_manifest(detail::read_manifest_text(step), step);
   for (const auto& dataset : manifest.datasets) {
     if (dataset.name.starts_with("digests/")) continue;
     std::string changed = state;

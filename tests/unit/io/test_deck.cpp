@@ -85,9 +85,12 @@ TEST_CASE("a wrong type names both types", "[deck]") {
         "   2 | experts = \"four\"\n"
         "     |           ^~~~~~");
   CHECK_THAT(error_of("[moe]\nexperts = 4.0\n"), contains("must be an integer, not a real number"));
-  CHECK_THAT(error_of("[moe]\njitter = true\n"), contains("must be a real number, not true or false"));
-  CHECK_THAT(error_of("[moe]\noutput_gain = 1\n"), contains("must be true or false, not an integer"));
-  CHECK_THAT(error_of("[moe]\nrouter = 2020-01-01\n"), contains("must be text, not a date or time"));
+  CHECK_THAT(error_of("[moe]\njitter = true\n"),
+             contains("must be a real number, not true or false"));
+  CHECK_THAT(error_of("[moe]\noutput_gain = 1\n"),
+             contains("must be true or false, not an integer"));
+  CHECK_THAT(error_of("[moe]\nrouter = 2020-01-01\n"),
+             contains("must be text, not a date or time"));
   CHECK_THAT(error_of("[data]\ntrain = [1, 2]\n"),
              contains("must be a list of text, not a list that holds more than text"));
   CHECK_THAT(error_of("[data]\ntrain = \"a\"\n"), contains("must be a list of text, not text"));
@@ -96,7 +99,8 @@ TEST_CASE("a wrong type names both types", "[deck]") {
 TEST_CASE("numbers outside their range and not finite are refused", "[deck]") {
   CHECK_THAT(error_of("[moe]\nexperts = 0\n"),
              contains("x.toml:2:11: error: \"moe/experts\" is 0, but must be between 1 and 1024"));
-  CHECK_THAT(error_of("[run]\nseed = -1\n"), contains("\"run/seed\" is -1, but must be at least 0"));
+  CHECK_THAT(error_of("[run]\nseed = -1\n"),
+             contains("\"run/seed\" is -1, but must be at least 0"));
   CHECK_THAT(error_of("[moe]\njitter = 1.5\n"), contains("is 1.5, but must be between 0 and 1"));
   CHECK_THAT(error_of("[moe]\njitter = nan\n"), contains("\"moe/jitter\" must be finite"));
   CHECK_THAT(error_of("[moe]\njitter = -inf\n"), contains("\"moe/jitter\" must be finite"));
@@ -138,7 +142,8 @@ TEST_CASE("syntax errors name file and line", "[deck]") {
              contains("x.toml:2:75: error: brackets are nested too deeply"));
   // Long lines are cut around what matters.
   CHECK(error_of("[moe]\nexperts = " + std::string(100000, '[') + "\n").size() < 400);
-  CHECK_THAT(error_of(std::string("[moe]\n\0x = 1", 12)), contains("x.toml:2:1: error: a zero byte"));
+  CHECK_THAT(error_of(std::string("[moe]\n\0x = 1", 12)),
+             contains("x.toml:2:1: error: a zero byte"));
 }
 
 TEST_CASE("decks of any size and shape are read or refused", "[deck]") {
@@ -153,10 +158,10 @@ TEST_CASE("decks of any size and shape are read or refused", "[deck]") {
 
 TEST_CASE("overrides win and take bare words", "[deck]") {
   const std::string text = "[moe]\nrouter = \"top_k\"\nexperts = 2\n";
-  const Deck deck = Deck::parse(text, "x.toml", schema(),
-                                {"moe/router=switch", "moe/jitter=0.5", "moe/experts=8",
-                                 "moe/experts=16", "moe/output_gain=false", "data/train=a=b.txt",
-                                 "data/cache=2024"});
+  const Deck deck =
+      Deck::parse(text, "x.toml", schema(),
+                  {"moe/router=switch", "moe/jitter=0.5", "moe/experts=8", "moe/experts=16",
+                   "moe/output_gain=false", "data/train=a=b.txt", "data/cache=2024"});
   CHECK(deck.text("moe/router") == "switch");
   CHECK(deck.real("moe/jitter") == 0.5);
   CHECK(deck.integer("moe/experts") == 16);
@@ -204,9 +209,10 @@ TEST_CASE("the effective deck reads back the same", "[deck]") {
   Schema s = schema();
   s.add(KeySpec::real("train/rate", 1e-5, "")).add(KeySpec::real("train/decay", 0.1, ""));
   s.add(KeySpec::integer("top", 3, ""));
-  const Deck deck = Deck::parse("top = -4\n[run]\nseed = 9007199254740993\n[data]\n"
-                                "cache = \"a \\\"q\\\" \\\\ \\n\\u0001 \xc3\xa4\"\n",
-                                "dir/x.toml", s, {"data/train=['a\"b', 'c']", "train/rate=3"});
+  const Deck deck = Deck::parse(
+      "top = -4\n[run]\nseed = 9007199254740993\n[data]\n"
+      "cache = \"a \\\"q\\\" \\\\ \\n\\u0001 \xc3\xa4\"\n",
+      "dir/x.toml", s, {"data/train=['a\"b', 'c']", "train/rate=3"});
   const std::string effective = deck.effective();
   INFO(effective);
   CHECK_THAT(effective, contains("seed = 9007199254740993  # dir/x.toml:3\n"));
@@ -216,11 +222,20 @@ TEST_CASE("the effective deck reads back the same", "[deck]") {
   for (const KeySpec& key : s.keys()) {
     INFO(key.name);
     switch (key.default_value.index()) {
-      case 0: CHECK(again.integer(key.name) == deck.integer(key.name)); break;
-      case 1: CHECK(again.real(key.name) == deck.real(key.name)); break;
-      case 2: CHECK(again.boolean(key.name) == deck.boolean(key.name)); break;
-      case 3: CHECK(again.text(key.name) == deck.text(key.name)); break;
-      default: CHECK(again.list(key.name) == deck.list(key.name));
+      case 0:
+        CHECK(again.integer(key.name) == deck.integer(key.name));
+        break;
+      case 1:
+        CHECK(again.real(key.name) == deck.real(key.name));
+        break;
+      case 2:
+        CHECK(again.boolean(key.name) == deck.boolean(key.name));
+        break;
+      case 3:
+        CHECK(again.text(key.name) == deck.text(key.name));
+        break;
+      default:
+        CHECK(again.list(key.name) == deck.list(key.name));
     }
   }
 }

@@ -35,8 +35,7 @@ TEMPLATE_TEST_CASE("statistics are counts, probability sums and squares", "[auxi
         if (squares) expected[6] += std::log(sum) * std::log(sum);
       }
       CAPTURE(tokens, squares);
-      CHECK(worst_error(on_host(statistics), expected) <
-            (std::is_same_v<T, float> ? 2e-6 : 1e-14));
+      CHECK(worst_error(on_host(statistics), expected) < (std::is_same_v<T, float> ? 2e-6 : 1e-14));
     }
 }
 

@@ -107,12 +107,18 @@ void check_plan(const Assignments& a) {
 }
 
 std::vector<Assignments> cases() {
-  return {token_choice(1, 1, 1, 0, 1),        token_choice(100, 4, 1, 0, 2),
-          token_choice(1000, 7, 2, 0.3, 3),   token_choice(50, 64, 3, 0, 4),
-          token_choice(300, 4, 2, 1.0, 5),    token_choice(0, 4, 2, 0, 6),
-          expert_choice(40, 5, 9, 0.3, 7),    expert_choice(700, 3, 300, 0, 8),
-          expert_choice(10, 4, 6, 1.0, 9),    expert_choice(3, 1, 2, 0, 10),
-          {0, 3, 0, {}, {}},                  {5, 3, 0, {}, {}},
+  return {token_choice(1, 1, 1, 0, 1),
+          token_choice(100, 4, 1, 0, 2),
+          token_choice(1000, 7, 2, 0.3, 3),
+          token_choice(50, 64, 3, 0, 4),
+          token_choice(300, 4, 2, 1.0, 5),
+          token_choice(0, 4, 2, 0, 6),
+          expert_choice(40, 5, 9, 0.3, 7),
+          expert_choice(700, 3, 300, 0, 8),
+          expert_choice(10, 4, 6, 1.0, 9),
+          expert_choice(3, 1, 2, 0, 10),
+          {0, 3, 0, {}, {}},
+          {5, 3, 0, {}, {}},
           {4, 3, 1, {0, 1, 2, 3}, {2, 2, 2, 2}}};
 }
 
@@ -188,16 +194,17 @@ TEST_CASE("values move between slots and rows", "[dispatch]") {
 
 TEST_CASE("dispatch refuses shapes that do not fit", "[dispatch]") {
   Planned planned;
-  CHECK_THAT(message_of<Error>([&] { build({4, 2, 1, {0, 1, 2, 3}, {0, 1}}, planned); }),
+  CHECK_THAT(message_of<Error>([&] {
+               build({4, 2, 1, {0, 1, 2, 3}, {0, 1}}, planned);
+             }),
              contains("(2, 1)") && contains("(4, 1)"));
   build({4, 2, 1, {0, 1, 2, 3}, {0, 1, 1, 2}}, planned);
   const Matrix<float> x("x", 4, 5), four("four", 4, 5), three("three", 3, 5);
-  CHECK_THAT(message_of<Error>([&] {
-               gather_rows<float>(ExecutionSpace(), planned.plan, x, four);
-             }),
-             contains("(4, 5), expected (3, 5)"));
+  CHECK_THAT(
+      message_of<Error>([&] { gather_rows<float>(ExecutionSpace(), planned.plan, x, four); }),
+      contains("(4, 5), expected (3, 5)"));
   CHECK_THROWS_AS(
       combine_rows<float>(ExecutionSpace(), planned.plan, three, Vector<float>(), three), Error);
-  CHECK_THROWS_AS(
-      combine_rows<float>(ExecutionSpace(), planned.plan, four, Vector<float>(), four), Error);
+  CHECK_THROWS_AS(combine_rows<float>(ExecutionSpace(), planned.plan, four, Vector<float>(), four),
+                  Error);
 }

@@ -17,7 +17,8 @@ std::size_t at(const std::vector<int>& offsets, std::size_t g) {
 }
 
 const std::vector<std::vector<int>> group_offsets = {
-    {0, 5}, {0, 0}, {0, 3, 3, 10, 11}, {0, 0, 0, 7}, {0, 7, 7, 7}, {0, 1, 2, 3, 4}, {0, 40, 41, 100}};
+    {0, 5},       {0, 0},          {0, 3, 3, 10, 11}, {0, 0, 0, 7},
+    {0, 7, 7, 7}, {0, 1, 2, 3, 4}, {0, 40, 41, 100}};
 
 }  // namespace
 
@@ -34,11 +35,11 @@ TEMPLATE_TEST_CASE("a grouped GEMM multiplies each group by its own block", "[gr
         const auto a = Draw(1).many<T>(rows * k), b = Draw(2).many<T>(groups * k * n);
         const T start = beta == T(0) ? std::numeric_limits<T>::quiet_NaN() : T(2);
         const auto c = device_matrix(rows, n, std::vector<T>(rows * n, start));
-        grouped_gemm<T>(ExecutionSpace(), transposed ? Transpose::yes : Transpose::no,
-                        device_matrix(rows, k, a),
-                        transposed ? device_matrix(groups * n, k, b)
-                                   : device_matrix(groups * k, n, b),
-                        beta, c, offsets);
+        grouped_gemm<T>(
+            ExecutionSpace(), transposed ? Transpose::yes : Transpose::no,
+            device_matrix(rows, k, a),
+            transposed ? device_matrix(groups * n, k, b) : device_matrix(groups * k, n, b), beta, c,
+            offsets);
         std::vector<double> expected(rows * n, beta == T(0) ? 0 : 2);
         for (std::size_t g = 0; g < groups; ++g)
           for (std::size_t r = at(offsets, g); r < at(offsets, g + 1); ++r)
@@ -81,9 +82,8 @@ TEST_CASE("a grouped GEMM refuses what does not fit and names the shapes", "[gro
   const Matrix<float> a("a", 10, 3), b("b", 8, 3), c("c", 10, 4), short_c("short_c", 9, 4);
   const auto run = [&](const Matrix<const float>& left, const Matrix<const float>& right,
                        const Matrix<float>& out, const std::vector<int>& offsets) {
-    return message_of<Error>([&] {
-      grouped_gemm<float>(space, Transpose::yes, left, right, 0, out, offsets);
-    });
+    return message_of<Error>(
+        [&] { grouped_gemm<float>(space, Transpose::yes, left, right, 0, out, offsets); });
   };
   CHECK_THAT(run(a, b, c, {0}), contains("no groups"));
   CHECK_THAT(run(a, b, c, {0, 2, 5, 10}), contains("8 stacked rows") && contains("3 groups"));

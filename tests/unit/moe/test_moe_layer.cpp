@@ -32,8 +32,8 @@ std::vector<double> naive_output(const LayerRig<T>& rig) {
     for (std::size_t j = 0; j < width; ++j) {
       z[j] = static_cast<double>(b1[e * width + j]);
       for (std::size_t i = 0; i < d; ++i)
-        z[j] += static_cast<double>(w1[(e * width + j) * d + i]) *
-                static_cast<double>(x[t * d + i]);
+        z[j] +=
+            static_cast<double>(w1[(e * width + j) * d + i]) * static_cast<double>(x[t * d + i]);
     }
     for (std::size_t j = 0; j < h; ++j) {
       if (c.activation == Activation::relu) a[j] = std::max(0.0, z[j]);
@@ -42,7 +42,8 @@ std::vector<double> naive_output(const LayerRig<T>& rig) {
     }
     for (std::size_t i = 0; i < d; ++i) {
       double out = static_cast<double>(b2[e * d + i]);
-      for (std::size_t j = 0; j < h; ++j) out += static_cast<double>(w2[(e * d + i) * h + j]) * a[j];
+      for (std::size_t j = 0; j < h; ++j)
+        out += static_cast<double>(w2[(e * d + i) * h + j]) * a[j];
       y[t * d + i] += static_cast<double>(gain[i]) * static_cast<double>(routing.weight[n]) * out;
     }
   }
@@ -51,7 +52,8 @@ std::vector<double> naive_output(const LayerRig<T>& rig) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a layer's output is the weighted sum of its experts", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("a layer's output is the weighted sum of its experts", "[layer]", float,
+                   double) {
   using T = TestType;
   for (const std::string router : routers)
     for (const Activation activation : {Activation::relu, Activation::gelu, Activation::swiglu})
@@ -69,7 +71,8 @@ TEMPLATE_TEST_CASE("a layer's output is the weighted sum of its experts", "[laye
 }
 
 TEST_CASE("activations are known by name", "[layer]") {
-  for (const char* name : {"relu", "gelu", "swiglu"}) CHECK(to_string(parse_activation(name)) == name);
+  for (const char* name : {"relu", "gelu", "swiglu"})
+    CHECK(to_string(parse_activation(name)) == name);
   CHECK_THAT(message_of<InputError>([] { parse_activation("silu"); }),
              contains("silu") && contains("relu, gelu or swiglu"));
 }
@@ -149,8 +152,7 @@ TEMPLATE_TEST_CASE("no tokens go forward and backward", "[layer]", float, double
       rig.backward();
       CAPTURE(router);
       for (const auto& entry : rig.store.entries())
-        for (const TestType g :
-             on_host(rig.store.gradient_vector(rig.store.find(entry.spec.name))))
+        for (const TestType g : on_host(rig.store.gradient_vector(rig.store.find(entry.spec.name))))
           CHECK(g == 0);
     }
   }
@@ -254,8 +256,7 @@ TEST_CASE("a layer refuses what does not go together", "[layer]") {
   CHECK_THAT(forward(narrow, rig.y), contains("x has shape (9, 4), expected (9, 5)"));
   CHECK_THAT(forward(rig.x, shallow), contains("y has shape (8, 5), expected (9, 5)"));
   rig.forward();
-  CHECK_THAT(message_of<Error>([&] {
-               rig.layer.backward(rig.step.ctx, rig.saved, shallow, rig.dx);
-             }),
-             contains("dy has shape (8, 5), expected (9, 5)"));
+  CHECK_THAT(
+      message_of<Error>([&] { rig.layer.backward(rig.step.ctx, rig.saved, shallow, rig.dx); }),
+      contains("dy has shape (8, 5), expected (9, 5)"));
 }

@@ -22,9 +22,15 @@ std::vector<Form> forms(int experts) {
   const RouterOptions after({{"softmax", std::string("after")}});
   const RouterOptions grin({{"mask", std::string("sum")}});
   const int two = std::min(2, experts);
-  return {{"switch", 1},        {"sparsemixer", 1},         {"sparsemixer", 1, grin},
-          {"top_k", 1},         {"top_k", two},             {"top_k", two, after},
-          {"top_k", experts},   {"top_k", experts, after},  {"dense_mixture", 1}};
+  return {{"switch", 1},
+          {"sparsemixer", 1},
+          {"sparsemixer", 1, grin},
+          {"top_k", 1},
+          {"top_k", two},
+          {"top_k", two, after},
+          {"top_k", experts},
+          {"top_k", experts, after},
+          {"dense_mixture", 1}};
 }
 
 /// Every expert is one of them, and no token has one twice.
@@ -62,11 +68,13 @@ TEMPLATE_TEST_CASE("finite and infinite logits give probabilities", "[router][de
   using T = TestType;
   const T i = std::numeric_limits<T>::infinity(), huge = T(1e30),
           most = std::numeric_limits<T>::max(), tiny = std::numeric_limits<T>::denorm_min();
-  const std::vector<std::vector<T>> rows = {
-      {0, 0, 0, 0},           {5, 5, 5, 5},          {-5, -5, -5, -5},     {huge, huge, huge, huge},
-      {huge, -huge, 0, huge}, {-huge, -huge, -huge, -huge},                {most, -most, most, 0},
-      {tiny, -tiny, 0, tiny}, {i, 0, -i, 1},         {i, i, -i, i},        {-i, -i, -i, -i},
-      {i, i, i, i},           {-i, -1, -i, -2},      {1e-30f, 0, -1e-30f, 0}};
+  const std::vector<std::vector<T>> rows = {{0, 0, 0, 0},           {5, 5, 5, 5},
+                                            {-5, -5, -5, -5},       {huge, huge, huge, huge},
+                                            {huge, -huge, 0, huge}, {-huge, -huge, -huge, -huge},
+                                            {most, -most, most, 0}, {tiny, -tiny, 0, tiny},
+                                            {i, 0, -i, 1},          {i, i, -i, i},
+                                            {-i, -i, -i, -i},       {i, i, i, i},
+                                            {-i, -1, -i, -2},       {1e-30f, 0, -1e-30f, 0}};
   for (const auto& row : rows)
     for (const Form& form : forms(4))
       for (const bool training : {true, false}) {
@@ -79,7 +87,8 @@ TEMPLATE_TEST_CASE("finite and infinite logits give probabilities", "[router][de
         check_experts(host, 4);
         for (std::size_t t = 0; t < 4; ++t) {
           double sum = 0;
-          for (std::size_t e = 0; e < 4; ++e) sum += static_cast<double>(host.probability[4 * t + e]);
+          for (std::size_t e = 0; e < 4; ++e)
+            sum += static_cast<double>(host.probability[4 * t + e]);
           CHECK(sum == Approx(1));
         }
         for (const T w : host.weight) {
@@ -110,8 +119,8 @@ TEMPLATE_TEST_CASE("the largest logit has a weight and ties go to the lowest ind
   }
 }
 
-TEMPLATE_TEST_CASE("a NaN logit never wins and shows in every probability",
-                   "[router][degenerate]", float, double) {
+TEMPLATE_TEST_CASE("a NaN logit never wins and shows in every probability", "[router][degenerate]",
+                   float, double) {
   using T = TestType;
   const T nan = std::numeric_limits<T>::quiet_NaN();
   for (const Form& form : forms(4))
@@ -134,15 +143,15 @@ TEMPLATE_TEST_CASE("a NaN logit never wins and shows in every probability",
       }
 }
 
-TEMPLATE_TEST_CASE("a row of NaN has a valid expert and a NaN weight", "[router][degenerate]", float,
-                   double) {
+TEMPLATE_TEST_CASE("a row of NaN has a valid expert and a NaN weight", "[router][degenerate]",
+                   float, double) {
   using T = TestType;
   for (const Form& form : forms(4)) {
     CAPTURE(form.router, form.k);
     PackedStep step({2});
     LoneRouter<T> router(form.router, 4, form.k, form.options);
-    const auto routing = on_host(
-        router.route(step, std::vector<T>(8, std::numeric_limits<T>::quiet_NaN())));
+    const auto routing =
+        on_host(router.route(step, std::vector<T>(8, std::numeric_limits<T>::quiet_NaN())));
     check_experts(routing, 4);
     for (const T w : routing.weight) CHECK(std::isnan(w));
   }

@@ -67,8 +67,8 @@ TEST_CASE("options of a wrong type, range or choice are refused", "[router][opti
 }
 
 TEST_CASE("an integer serves where a real number is asked for", "[router][options]") {
-  CHECK_NOTHROW(LoneRouter<float>("sparsemixer", 4, 1,
-                                  RouterOptions({{"grad_factor", std::int64_t(1)}})));
+  CHECK_NOTHROW(
+      LoneRouter<float>("sparsemixer", 4, 1, RouterOptions({{"grad_factor", std::int64_t(1)}})));
   const RouterOptions full = RouterOptions({{"jitter", std::int64_t(0)}})
                                  .completed("switch", router_info("switch").options);
   CHECK(full.real("jitter") == 0.0);

@@ -16,8 +16,7 @@ namespace {
 using Options = std::map<std::string, OptionValue>;
 
 const kokomoe::testing::ReferenceFile& reference() {
-  static const kokomoe::testing::ReferenceFile file(KOKOMOE_TEST_FOLDER
-                                                    "/reference/routers.kkref");
+  static const kokomoe::testing::ReferenceFile file(KOKOMOE_TEST_FOLDER "/reference/routers.kkref");
   return file;
 }
 
@@ -34,7 +33,8 @@ std::vector<Variant> variants(int experts) {
       {"sparsemixer_no_exception", "sparsemixer", {{"argmax_exception", false}}},
       {"sparsemixer_grad_factor_1", "sparsemixer", {{"grad_factor", 1.0}}},
       {"sparsemixer_no_sampling", "sparsemixer", {{"sampling", false}}},
-      {"sparsemixer_no_sampling_no_exception", "sparsemixer",
+      {"sparsemixer_no_sampling_no_exception",
+       "sparsemixer",
        {{"sampling", false}, {"argmax_exception", false}}},
       {"sparsemixer_mask_eps_0.01", "sparsemixer", {{"mask_eps", 0.01}}},
       {"sparsemixer_mask_eps_0.3", "sparsemixer", {{"mask_eps", 0.3}}},
@@ -45,8 +45,8 @@ std::vector<Variant> variants(int experts) {
   };
   for (const int k : std::set<int>{1, std::min(2, experts), experts})
     for (const std::string softmax : {"before", "after"})
-      all.push_back({"top_k_" + std::to_string(k) + "_" + softmax, "top_k",
-                     {{"softmax", softmax}}, k});
+      all.push_back(
+          {"top_k_" + std::to_string(k) + "_" + softmax, "top_k", {{"softmax", softmax}}, k});
   return all;
 }
 

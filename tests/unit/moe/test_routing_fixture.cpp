@@ -30,13 +30,13 @@ struct Variant {
 
 std::vector<Variant> variants() {
   const RouterOptions jitter({{"jitter", 0.1}});
-  return {{"sparsemixer", "sparsemixer", 1},
-          {"sparsemixer_no_exception", "sparsemixer", 1,
-           RouterOptions({{"argmax_exception", false}})},
-          {"sparsemixer_sum_mask", "sparsemixer", 1, RouterOptions({{"mask", std::string("sum")}})},
-          {"switch", "switch", 1, jitter},
-          {"top_k_before", "top_k", 2, jitter},
-          {"top_k_after", "top_k", 2, RouterOptions({{"softmax", std::string("after")}})}};
+  return {
+      {"sparsemixer", "sparsemixer", 1},
+      {"sparsemixer_no_exception", "sparsemixer", 1, RouterOptions({{"argmax_exception", false}})},
+      {"sparsemixer_sum_mask", "sparsemixer", 1, RouterOptions({{"mask", std::string("sum")}})},
+      {"switch", "switch", 1, jitter},
+      {"top_k_before", "top_k", 2, jitter},
+      {"top_k_after", "top_k", 2, RouterOptions({{"softmax", std::string("after")}})}};
 }
 
 template <class T>
@@ -77,7 +77,8 @@ void check(const kokomoe::testing::ReferenceFile& file) {
   const std::string type = type_name<T>();
   const std::vector<float> logits = file.f4("logits");
   const bool same_library = file.i8(type + "/math_library")[0] == math_library<T>();
-  if (!same_library) WARN("another exp or log than the fixture's: weights are compared to rounding");
+  if (!same_library)
+    WARN("another exp or log than the fixture's: weights are compared to rounding");
   for (const Variant& variant : variants()) {
     CAPTURE(variant.name, type);
     const HostRouting<T> got = route<T>(variant, logits);
@@ -137,8 +138,7 @@ TEST_CASE("write the routing fixture", "[.][write-routing-fixture]") {
   Draw draw(5);
   for (int t = 0; t < 600; ++t) {
     const double level = draw() > 0 ? 1.5 : -1.5;
-    for (int e = 0; e < experts; ++e)
-      logits.push_back(static_cast<float>(level * (1 + draw(0.3))));
+    for (int e = 0; e < experts; ++e) logits.push_back(static_cast<float>(level * (1 + draw(0.3))));
   }
   Writer writer(path);
   writer.put("logits", "f4", logits);

@@ -66,7 +66,8 @@ TEMPLATE_TEST_CASE("a rank's experts start as their slice of the whole", "[param
         CHECK(part.entry(handle).local_shape[0] ==
               static_cast<std::size_t>(owned_experts(5, r, ranks).size()));
         for (const T x : on_host(part.value_vector(handle))) joined.push_back(x);
-        CHECK(on_host(part.value(part.find("router"))) == on_host(whole.value(whole.find("router"))));
+        CHECK(on_host(part.value(part.find("router"))) ==
+              on_host(whole.value(whole.find("router"))));
         CHECK(part.parameters() == whole.parameters());
       }
       CHECK(joined == on_host(whole.value_vector(whole.find(name))));
@@ -138,7 +139,8 @@ TEST_CASE("a buffer lies decayed, then trained, then frozen", "[parameters]") {
   const auto frozen = store.add(replicated("b.weight", {2, 5}));
   const auto weight = store.add(replicated("c.weight", {4, 2}));
   const auto state = store.add({"average", {6}, Initializer::constant(2), true, false, true});
-  const auto expert = store.add({"experts.w", {2, 3, 4}, Initializer::normal(1), true, true, false});
+  const auto expert =
+      store.add({"experts.w", {2, 3, 4}, Initializer::normal(1), true, true, false});
   CHECK(store.freeze("b.*") == 1);
   store.allocate(ExecutionSpace(), 1);
   CHECK(store.entry(weight).offset == 0);

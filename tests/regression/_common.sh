@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# What the scripts share: a small deck on the project's own text, and checks that name themselves.
+set -euo pipefail
+
+cat "$KOKOMOE_SOURCE_DIR"/*.md "$KOKOMOE_SOURCE_DIR"/docs/*.md >text.txt
+head -c 6000 text.txt >heldout.txt
+cat >deck.toml <<'TOML'
+[model]
+d_model = 32
+d_hidden = 48
+layers = 2
+heads = 2
+[moe]
+experts = 4
+z_loss = 0.001
+[train]
+steps = 6
+batch_tokens = 512
+[optimizer]
+learning_rate = 3e-3
+warmup = 2
+[data]
+train = ["text.txt"]
+heldout = ["heldout.txt"]
+cache = "cache"
+sequence_length = 64
+TOML
+
+fail() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+# expect CODE PATTERN COMMAND...: the exit code, and a line of the output that matches.
+expect() {
+  local code="$1" pattern="$2" status=0
+  shift 2
+  "$@" >output.txt 2>&1 || status=$?
+  if ((status != code)) || { [[ -n "$pattern" ]] && ! grep -Eq -- "$pattern" output.txt; }; then
+    cat output.txt >&2
+    fail "expected exit $code and /$pattern/, got exit $status of: $*"
+  fi
+}
+
+kokomoe() { "$KOKOMOE_PROGRAM" "$@"; }
+
+# Rows of metrics without what depends on the clock.
+rows() { sed -E 's/"(tokens_per_second|seconds)": ?[^,}]*,?//g' "$1/metrics.jsonl"; }

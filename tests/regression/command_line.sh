@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# What a user gets wrong: a clear message, the promised exit code, and nothing lost.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+expect 0 'Examples:' kokomoe --help
+expect 0 'wall limit' kokomoe train --help
+expect 2 'subcommand' kokomoe
+expect 2 '.' kokomoe trian
+expect 2 'deck not found|no such file' kokomoe validate -i missing.toml
+expect 0 '' kokomoe validate -i deck.toml
+
+# Keys and values.
+sed 's/^experts = 4/experst = 4/' deck.toml >typo.toml
+expect 2 'typo.toml:7:1: error: unknown key "moe/experst"' kokomoe validate -i typo.toml
+expect 2 'did you mean "moe/experts"' kokomoe train -i typo.toml -d never
+[[ ! -e never ]] || fail "a refused deck made its run folder"
+expect 2 'moe/router' kokomoe validate -i deck.toml moe/router=swich
+expect 2 'did you mean "switch"' kokomoe validate -i deck.toml moe/router=swich
+expect 2 'train/steps' kokomoe validate -i deck.toml train/steps=-1
+expect 2 'heads do not divide' kokomoe validate -i deck.toml model/heads=5
+expect 2 'multiple of data/sequence_length' kokomoe validate -i deck.toml train/batch_tokens=100
+expect 2 'chooses one expert' kokomoe validate -i deck.toml moe/k=2
+expect 2 'must be 1' kokomoe validate -i deck.toml parallel/expert_ranks=2
+expect 0 'note: moe/mask_eps is not used' \
+  kokomoe validate -i deck.toml moe/router=switch moe/mask_eps=0.2
+
+# Files.
+expect 2 'nothing.txt' kokomoe train -i deck.toml -d never 'data/train=["nothing.txt"]'
+expect 2 'no tensor matches' kokomoe train -i deck.toml -d never 'train/freeze=["nothing*"]'
+[[ ! -e never/checkpoints ]] || fail "data errors came after the run folder was made"
+
+# Run folders and checkpoints.
+expect 0 'done: 6 steps' kokomoe train -i deck.toml -d run checkpoint/every=2
+expect 2 'holds a run already' kokomoe train -i deck.toml -d run
+expect 0 'done: 6 steps' kokomoe train -i deck.toml -d run -r last
+expect 0 'starting fresh' kokomoe train -i deck.toml -d fresh -r last train/steps=1
+expect 2 '.' kokomoe eval -r nothing
+expect 0 'bits per byte' kokomoe eval -r run --json eval.json
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+result = json.load(open("eval.json"))
+assert result["step"] == 6 and 0 < result["bits_per_byte"] < 9, result
+rows = [json.loads(line) for line in open("run/metrics.jsonl")]
+steps = [row["step"] for row in rows if "loss" in row]
+assert steps == [1, 2, 3, 4, 5, 6], steps
+keys = "step loss task_loss aux_loss tokens tokens_per_second learning_rate grad_norm seconds"
+assert all(key in rows[0] for key in keys.split()), rows[0]
+assert abs(rows[0]["loss"] - rows[0]["task_loss"] - rows[0]["aux_loss"]) < 1e-9
+assert any("eval_loss" in row for row in rows)
+PY
+truncate -s -100 run/checkpoints/step_6/state.h5
+expect 2 'step_6/state.h5.*damaged' kokomoe eval -r run
+grep -q 'step_4' output.txt || fail "the older checkpoint is not offered"
+expect 0 'bits per byte' kokomoe eval -r run/checkpoints/step_4
+expect 2 'manifest' bash -c 'echo "{" >run/checkpoints/step_6/manifest.json; "$KOKOMOE_PROGRAM" eval -r run'
+
+# Generation: one line for each prompt, newlines escaped, the same for the same seed.
+printf 'The router\nAn expert\n' |
+  "$KOKOMOE_PROGRAM" generate -r run/checkpoints/step_4 --tokens 200 >one.txt
+printf 'The router\nAn expert\n' |
+  "$KOKOMOE_PROGRAM" generate -r run/checkpoints/step_4 --tokens 200 >two.txt
+cmp one.txt two.txt
+[[ $(wc -l <one.txt) == 2 ]] || fail "two prompts gave $(wc -l <one.txt) lines"
+grep -q '^The router' one.txt || fail "the prompt is not repeated"
+
+expect 0 'arXiv 2310.00811' kokomoe routers
+kokomoe routers --json routers.json
+"$KOKOMOE_PYTHON" -c 'import json
+rows = json.load(open("routers.json"))
+assert all(set("name summary options paper".split()) <= set(row) for row in rows), rows'
