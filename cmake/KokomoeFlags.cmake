@@ -6,7 +6,8 @@
 
 include(CheckCXXCompilerFlag)
 
-set(kokomoe_compile_options -Wall -Wextra -Wshadow)
+# Designated initialisers leave out members that have defaults on purpose.
+set(kokomoe_compile_options -Wall -Wextra -Wshadow -Wno-missing-field-initializers)
 set(kokomoe_link_options)
 if(KOKOMOE_WARNINGS_AS_ERRORS)
   list(APPEND kokomoe_compile_options -Werror)

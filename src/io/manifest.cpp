@@ -38,6 +38,34 @@ double number_from(const Json& json) {
   throw InputError("\"" + text + "\" is no number");
 }
 
+// JSON text is UTF-8: bytes go as pairs of hexadecimal digits.
+Json bytes_json(const std::string& bytes) {
+  constexpr char digits[] = "0123456789abcdef";
+  std::string text;
+  text.reserve(2 * bytes.size());
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    text += digits[byte >> 4];
+    text += digits[byte & 15];
+  }
+  return text;
+}
+
+std::string bytes_from(const Json& json) {
+  const std::string text = json.get<std::string>();
+  const auto digit = [&](char c) -> int {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    throw InputError("a text is not hexadecimal");
+  };
+  if (text.size() % 2 != 0) throw InputError("a text is not hexadecimal");
+  std::string bytes;
+  bytes.reserve(text.size() / 2);
+  for (std::size_t i = 0; i < text.size(); i += 2)
+    bytes += static_cast<char>(16 * digit(text[i]) + digit(text[i + 1]));
+  return bytes;
+}
+
 std::uint64_t digest_from(const Json& json) {
   std::uint64_t value = 0;
   if (!parse_hex(json.get<std::string>(), value)) throw InputError("a digest is no 16 digits");
@@ -58,6 +86,8 @@ Manifest from_json(const Json& json) {
     manifest.meta.counters[name] = value.get<std::int64_t>();
   for (const auto& [name, value] : json.at("numbers").items())
     manifest.meta.numbers[name] = number_from(value);
+  for (const auto& [name, value] : json.at("texts").items())
+    manifest.meta.texts[name] = bytes_from(value);
   manifest.state_bytes = json.at("state").at("bytes").get<std::uint64_t>();
   manifest.state_digest = digest_from(json.at("state").at("xxh3"));
   for (const Json& entry : json.at("datasets")) {
@@ -83,6 +113,8 @@ std::string manifest_text(const Manifest& manifest) {
   json["versions"] = {{"kokomoe", version()}, {"git", git_describe()}};
   json["counters"] = Json::object();
   for (const auto& [name, value] : manifest.meta.counters) json["counters"][name] = value;
+  json["texts"] = Json::object();
+  for (const auto& [name, value] : manifest.meta.texts) json["texts"][name] = bytes_json(value);
   json["numbers"] = Json::object();
   for (const auto& [name, value] : manifest.meta.numbers)
     json["numbers"][name] = number_json(value);

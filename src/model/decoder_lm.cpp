@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/gemm.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/nn/dropout.hpp"
 
 #include <cmath>
@@ -133,7 +134,12 @@ void DecoderLm<T>::backward(const StepContext& ctx, Saved& saved,
           store_->gradient_beta(head()), store_->gradient(head()));
   gemm<T>(ctx.space, Transpose::no, Transpose::no, T(1), d_logits, store_->value(head()), T(0),
           d_features);
-  Kokkos::deep_copy(ctx.space, dx, T(0));
+  for_each_row(
+      KOKOMOE_LABEL("model::zero"), ctx.space, static_cast<int>(tokens),
+      KOKKOS_LAMBDA(const Row& row) {
+        T* const to = &dx(row.index(), 0);
+        row.each(static_cast<int>(d), [&](const int j) { to[j] = T(0); });
+      });
   final_norm_.backward(ctx, saved.final_norm, d_features, dx);
   for (std::size_t i = blocks_.size(); i-- > 0;) blocks_[i].backward(ctx, saved.blocks[i], dx);
   dropout<T>(ctx, config_.dropout, 0, 0, dx, dx, false);

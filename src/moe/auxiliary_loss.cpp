@@ -78,7 +78,11 @@ template <class T>
 void z_loss_gradient(const ExecutionSpace& space, double c, const Matrix<const T>& z, int experts,
                      double tokens, const Matrix<T>& d_z) {
   if (c == 0) {
-    Kokkos::deep_copy(space, d_z, T(0));
+    const Vector<T> flat(d_z.data(), d_z.size());
+    Kokkos::parallel_for(
+        KOKOMOE_LABEL("moe::auxiliary::no_z_loss"),
+        Kokkos::RangePolicy<ExecutionSpace>(space, 0, flat.extent(0)),
+        KOKKOS_LAMBDA(const std::size_t i) { flat(i) = T(0); });
     return;
   }
   const int columns = static_cast<int>(d_z.extent(1));
@@ -96,6 +100,14 @@ void z_loss_gradient(const ExecutionSpace& space, double c, const Matrix<const T
 
 LoadMetrics load_metrics(std::span<const double> statistics, int experts, double tokens) {
   LoadMetrics metrics;
+  load_metrics(statistics, experts, tokens, metrics);
+  return metrics;
+}
+
+void load_metrics(std::span<const double> statistics, int experts, double tokens,
+                  LoadMetrics& metrics) {
+  metrics.balance = metrics.z_square = metrics.entropy = metrics.largest_over_mean = 0;
+  metrics.dead = 0;
   const auto e_count = static_cast<std::size_t>(experts);
   metrics.counts.assign(statistics.begin(), statistics.begin() + experts);
   double assignments = 0, largest = 0;
@@ -103,7 +115,7 @@ LoadMetrics load_metrics(std::span<const double> statistics, int experts, double
     assignments += count;
     largest = std::max(largest, count);
   }
-  if (tokens == 0 || assignments == 0) return metrics;
+  if (tokens == 0 || assignments == 0) return;
   metrics.dead = static_cast<int>(std::count(metrics.counts.begin(), metrics.counts.end(), 0.0));
   for (std::size_t e = 0; e < e_count; ++e) {
     const double f = metrics.counts[e] / assignments;
@@ -112,7 +124,6 @@ LoadMetrics load_metrics(std::span<const double> statistics, int experts, double
   }
   metrics.largest_over_mean = largest * experts / assignments;
   metrics.z_square = statistics[2 * e_count] / tokens;
-  return metrics;
 }
 
 #define KOKOMOE_INSTANTIATE(T)                                                                   \

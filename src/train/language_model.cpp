@@ -33,40 +33,42 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
   statistics_ = Vector<double>("kokomoe::train::statistics",
                                width * static_cast<std::size_t>(config.accumulate));
   host_statistics_ = Kokkos::create_mirror_view(statistics_);
+  report_.load.resize(static_cast<std::size_t>(model_.moe_layers()));
+  shares_.resize(static_cast<std::size_t>(config.accumulate));
 }
 
 template <class T>
 StepContext LanguageModel<T>::context(const HostBatch& batch, bool training, std::int64_t step) {
-  StepContext ctx;
-  ctx.space = space_;
-  ctx.communicator = communicator_;
-  ctx.saved = &saved_;
-  ctx.scratch = &scratch_;
-  ctx.tokens = to_device(space_, batch, device_batch_);
-  ctx.seed = config_.seed;
-  ctx.step = static_cast<std::uint64_t>(step);
-  ctx.training = training;
-  ctx.update_tokens = static_cast<double>(config_.batch_tokens);
-  ctx.loss_scale = 1.0 / static_cast<double>(std::max<std::int64_t>(1, batch.global_scored));
-  return ctx;
+  // All at once: a StepContext made empty makes a space of its own, which asks for memory.
+  return {.space = space_,
+          .communicator = communicator_,
+          .saved = &saved_,
+          .scratch = &scratch_,
+          .tokens = to_device(space_, batch, device_batch_),
+          .seed = config_.seed,
+          .step = static_cast<std::uint64_t>(step),
+          .replica = 0,
+          .training = training,
+          .update_tokens = static_cast<double>(config_.batch_tokens),
+          .loss_scale = 1.0 / static_cast<double>(std::max<std::int64_t>(1, batch.global_scored)),
+          .sequence_loss = {}};
 }
 
 template <class T>
-UpdateReport LanguageModel<T>::update(std::int64_t step) {
+const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
   if (!batches_) fail("LanguageModel::update", "made without a training corpus");
   const Region region(KOKOMOE_LABEL("train::update"));
   const int micro_batches = config_.accumulate, layers = model_.moe_layers();
   const int experts = config_.model.moe.experts;
   const auto layer_width = static_cast<std::size_t>(LoadStatistics::width(experts));
   const std::size_t width = statistics_.extent(0) / static_cast<std::size_t>(micro_batches);
-  std::vector<double> shares(static_cast<std::size_t>(micro_batches));
   double scored = 0;
 
   store_.begin_update();
   for (int a = 0; a < micro_batches; ++a) {
     batches_->fill(step, a, communicator_->rank(), communicator_->size(), host_batch_);
     const StepContext ctx = context(host_batch_, true, step);
-    shares[static_cast<std::size_t>(a)] =
+    shares_[static_cast<std::size_t>(a)] =
         static_cast<double>(host_batch_.global_tokens) / ctx.update_tokens;
     scored = static_cast<double>(host_batch_.global_scored);
     saved_.reset();
@@ -82,8 +84,9 @@ UpdateReport LanguageModel<T>::update(std::int64_t step) {
   store_.finish_gradients(space_);
   reduce_gradients<T>(space_, *communicator_, store_);
 
-  UpdateReport report;
+  UpdateReport& report = report_;
   report.step = step + 1;
+  report.task_loss = report.aux_loss = 0;
   report.grad_norm = gradient_norm<T>(space_, scratch_, store_);
   Kokkos::deep_copy(space_, host_statistics_, statistics_);
   space_.fence(KOKOMOE_LABEL("train::statistics"));
@@ -91,16 +94,14 @@ UpdateReport LanguageModel<T>::update(std::int64_t step) {
   const MoeConfig& moe = config_.model.moe;
   for (int a = 0; a < micro_batches; ++a) {
     const double* const row = host_statistics_.data() + width * static_cast<std::size_t>(a);
-    const double share = shares[static_cast<std::size_t>(a)];
+    const double share = shares_[static_cast<std::size_t>(a)];
     report.task_loss += row[0] / scored;
-    report.load.clear();
     for (int l = 0; l < layers; ++l) {
       const std::span<const double> sums(
           row + CrossEntropySums::width + layer_width * static_cast<std::size_t>(l), layer_width);
-      report.load.push_back(
-          load_metrics(sums, experts, share * static_cast<double>(config_.batch_tokens)));
-      report.aux_loss += share * (moe.balance * report.load.back().balance +
-                                  moe.z_loss * report.load.back().z_square);
+      LoadMetrics& load = report.load[static_cast<std::size_t>(l)];
+      load_metrics(sums, experts, share * static_cast<double>(config_.batch_tokens), load);
+      report.aux_loss += share * (moe.balance * load.balance + moe.z_loss * load.z_square);
     }
   }
   report.loss = report.task_loss + report.aux_loss;

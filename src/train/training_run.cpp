@@ -84,6 +84,11 @@ ModelSize model_size(const ParameterStore<T>& store, const MoeConfig& moe) {
   return size;
 }
 
+/// Checkpoints carry their tokenizer: neither a cache nor the text it was trained on is needed.
+std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta) {
+  return make_tokenizer_from(meta.texts.at("tokenizer_kind"), meta.texts.at("tokenizer"));
+}
+
 /// Everything of one run that outlives a step.
 template <class T>
 class Run {
@@ -96,13 +101,14 @@ class Run {
         control_(options.run_folder, options.wall_seconds),
         progress_(communicator.is_root(), config.steps) {
     LanguageModelConfig full = config;
-    const auto tokenizer = make_tokenizer(config.tokenizer, communicator);
-    full.model.vocabulary = tokenizer->vocabulary();
+    tokenizer_ = checkpoint.empty() ? make_tokenizer(config.tokenizer, communicator)
+                                    : tokenizer_of(read_manifest(checkpoint));
+    full.model.vocabulary = tokenizer_->vocabulary();
     const Corpus corpus =
-        Corpus::open(config.train_files, *tokenizer, config.cache_folder, communicator);
+        Corpus::open(config.train_files, *tokenizer_, config.cache_folder, communicator);
     if (!config.heldout_files.empty())
       windows_.emplace(
-          Corpus::open(config.heldout_files, *tokenizer, config.cache_folder, communicator),
+          Corpus::open(config.heldout_files, *tokenizer_, config.cache_folder, communicator),
           config.sequence_length, config.eval_stride, config.batch_tokens / communicator.size(),
           communicator.size());
     model_ = std::make_unique<LanguageModel<T>>(full, communicator, corpus);
@@ -122,7 +128,7 @@ class Run {
     Clock clock;
     while (step_ < config.steps) {
       clock.lap();
-      const UpdateReport report = model_->update(step_);
+      const UpdateReport& report = model_->update(step_);
       const double seconds = clock.lap();
       step_ = report.step;
       tokens_ += report.tokens;
@@ -242,6 +248,8 @@ class Run {
     meta.deck = deck_.effective();
     meta.counters["tokens"] = tokens_;
     meta.numbers["best_loss"] = best_loss_;
+    meta.texts["tokenizer_kind"] = tokenizer_->name();
+    meta.texts["tokenizer"] = tokenizer_->serialized();
     save_checkpoint<T>(folder_ + "/checkpoints", model_->store(), meta, communicator_, best,
                        model_->config().checkpoint_keep);
     save_seconds_ = clock.lap();
@@ -253,6 +261,7 @@ class Run {
   const Communicator& communicator_;
   RunControl control_;
   Progress progress_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
   std::optional<EvalWindows> windows_;
   std::unique_ptr<LanguageModel<T>> model_;
   JsonLines metrics_;
@@ -320,7 +329,7 @@ LoadedModel<T> load_language_model(const std::string& run_or_step,
   LoadedModel<T> loaded{deck_of_checkpoint(folder, overrides), nullptr, nullptr, 0};
   std::vector<std::string> notes;
   LanguageModelConfig config = read_language_model_deck(loaded.deck, notes);
-  loaded.tokenizer = make_tokenizer(config.tokenizer, communicator);
+  loaded.tokenizer = tokenizer_of(read_manifest(folder));
   config.model.vocabulary = loaded.tokenizer->vocabulary();
   loaded.model = std::make_unique<LanguageModel<T>>(config, communicator, std::nullopt);
   loaded.step =

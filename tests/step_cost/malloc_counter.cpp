@@ -6,9 +6,11 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
 
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
 #define KOKOMOE_COUNTS_MALLOC 1
+#include <dlfcn.h>
 #include <execinfo.h>
 #include <unistd.h>
 #else
@@ -18,20 +20,36 @@
 namespace {
 
 std::atomic<bool> counting{false};
-std::atomic<long> small_calls{0}, large_calls{0};
+std::atomic<long> small_calls{0}, large_calls{0}, gemm_calls{0};
 
 #if KOKOMOE_COUNTS_MALLOC
 bool traces = false;
 thread_local bool inside = false;
 
+bool in_gemm(void* const* frames, int count) {
+  for (int i = 0; i < count; ++i) {
+    Dl_info info;
+    if (dladdr(frames[i], &info) == 0) continue;
+    if (info.dli_fname != nullptr && (std::strstr(info.dli_fname, "blas") != nullptr ||
+                                      std::strstr(info.dli_fname, "mkl") != nullptr))
+      return true;
+    if (info.dli_sname != nullptr && std::strstr(info.dli_sname, "7kokomoe4gemm") != nullptr)
+      return true;
+  }
+  return false;
+}
+
 void note(std::size_t bytes) {
   if (!counting.load(std::memory_order_relaxed) || inside) return;
-  (bytes < 1024 ? small_calls : large_calls).fetch_add(1, std::memory_order_relaxed);
-  if (!traces) return;
   inside = true;
-  void* frames[24];
-  const int count = backtrace(frames, 24);
-  if (write(STDERR_FILENO, "-- malloc\n", 10) > 0)
+  void* frames[32];
+  const int count = backtrace(frames, 32);
+  const bool gemm = in_gemm(frames, count);
+  (gemm           ? gemm_calls
+   : bytes < 1024 ? small_calls
+                  : large_calls)
+      .fetch_add(1, std::memory_order_relaxed);
+  if (traces && !gemm && write(STDERR_FILENO, "-- malloc\n", 10) > 0)
     backtrace_symbols_fd(frames, count, STDERR_FILENO);
   inside = false;
 }
@@ -73,7 +91,9 @@ int posix_memalign(void** result, std::size_t alignment, std::size_t bytes) noex
 
 namespace kokomoe::test {
 
-bool malloc_counts_available() { return KOKOMOE_COUNTS_MALLOC != 0; }
+bool malloc_counts_available() {
+  return KOKOMOE_COUNTS_MALLOC != 0;
+}
 
 void start_malloc_counts() {
 #if KOKOMOE_COUNTS_MALLOC
@@ -81,14 +101,13 @@ void start_malloc_counts() {
   void* frame[1];
   backtrace(frame, 1);  // its first call loads a library
 #endif
-  small_calls = 0;
-  large_calls = 0;
+  small_calls = large_calls = gemm_calls = 0;
   counting = true;
 }
 
 MallocCounts stop_malloc_counts() {
   counting = false;
-  return {small_calls, large_calls};
+  return {small_calls, large_calls, gemm_calls};
 }
 
 }  // namespace kokomoe::test

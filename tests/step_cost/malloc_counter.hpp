@@ -8,12 +8,14 @@ namespace kokomoe::test {
 struct MallocCounts {
   long small = 0;  ///< below 1 KiB
   long large = 0;
+  long gemm = 0;  ///< of any size, below kokomoe::gemm or in a BLAS: not ours to avoid
 };
 
-/// False where malloc cannot be replaced: other C libraries than glibc, sanitizers.
+/// False where malloc cannot be replaced: C libraries other than glibc, sanitizers.
 bool malloc_counts_available();
 void start_malloc_counts();
-/// With KOKOMOE_TRACE_MALLOC=1 in the environment, call stacks have gone to standard error.
+/// With KOKOMOE_TRACE_MALLOC=1 in the environment, the call stacks of small and large ones
+/// have gone to standard error.
 MallocCounts stop_malloc_counts();
 
 }  // namespace kokomoe::test

@@ -18,8 +18,8 @@ class Recorder {
     std::string to, from;
     std::uint64_t bytes = 0;
     bool same_memory = false;
-    /// "from" is one number, not a view.
-    bool fill() const { return from == "Scalar"; }
+    /// One number into a view; Kokkos gives it this name or that one.
+    bool fill() const { return from == "(none)" || from == "Scalar"; }
   };
 
   Recorder() {
@@ -67,7 +67,8 @@ class Recorder {
   static void copy(Kokkos::Tools::SpaceHandle, const char* to, const void* to_memory,
                    Kokkos::Tools::SpaceHandle, const char* from, const void* from_memory,
                    std::uint64_t bytes) {
-    if (current() != nullptr) current()->copies.push_back({to, from, bytes, to_memory == from_memory});
+    if (current() != nullptr)
+      current()->copies.push_back({to, from, bytes, to_memory == from_memory});
   }
   static void region(const char* name) {
     if (current() != nullptr) current()->regions.insert(name);

@@ -74,8 +74,8 @@ double largest(const std::vector<T>& a) {
   return result;
 }
 
-/// Largest |a - b| over the largest |b|, or over `floor` when all of b is smaller; infinite when the
-/// sizes differ or something is not finite.
+/// Largest |a - b| over the largest |b|, or over `floor` when all of b is smaller; infinite when
+/// the sizes differ or something is not finite.
 template <class T, class U>
 double worst_error(const std::vector<T>& a, const std::vector<U>& b, double floor = 1e-30) {
   if (a.size() != b.size()) return std::numeric_limits<double>::infinity();

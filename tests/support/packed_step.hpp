@@ -16,8 +16,7 @@ class PackedStep {
  public:
   /// One sequence for each length; ids and targets below `vocabulary` (0 = none). Sequence b has
   /// the global index 7 b + 3, so that it is not its place.
-  explicit PackedStep(const std::vector<int>& lengths, int vocabulary = 0,
-                      std::uint64_t seed = 1) {
+  explicit PackedStep(const std::vector<int>& lengths, int vocabulary = 0, std::uint64_t seed = 1) {
     std::vector<int> ids, targets, offsets{0}, position;
     std::vector<std::uint32_t> index;
     Draw draw(seed);

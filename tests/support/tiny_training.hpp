@@ -16,7 +16,8 @@ namespace kokomoe::test {
 class TinyTraining {
  public:
   TinyTraining() {
-    const char* words[] = {"light ", "and ", "the ", "waters ", "were ", "moved ", "day ", "upon\n"};
+    const char* words[] = {"light ", "and ",   "the ", "waters ",
+                           "were ",  "moved ", "day ", "upon\n"};
     std::uint64_t state = 7;
     for (int i = 0; i < 1200; ++i) {
       state = state * 6364136223846793005ull + 1442695040888963407ull;

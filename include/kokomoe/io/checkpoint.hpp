@@ -21,6 +21,7 @@ struct CheckpointMeta {
   std::string deck;                              ///< effective deck, TOML
   std::map<std::string, std::int64_t> counters;  ///< tokens seen, ...
   std::map<std::string, double> numbers;         ///< best loss, ...; bitwise, NaN and inf too
+  std::map<std::string, std::string> texts;      ///< any bytes: a tokenizer's model, ...
 };
 
 /// Writes `folder`/step_N (`folder` is RUN/checkpoints, made when missing): everything into

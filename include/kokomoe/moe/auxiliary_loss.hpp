@@ -50,5 +50,8 @@ struct LoadMetrics {
 
 /// `statistics`: one row summed over ranks; `tokens`: the tokens behind it. No tokens: all zero.
 LoadMetrics load_metrics(std::span<const double> statistics, int experts, double tokens);
+/// The same into `metrics`, whose memory is used again.
+void load_metrics(std::span<const double> statistics, int experts, double tokens,
+                  LoadMetrics& metrics);
 
 }  // namespace kokomoe

@@ -45,8 +45,8 @@ class LanguageModel {
 
   /// Update number `step` (from 0), which depends on (deck, step, parameters) alone. Throws Error
   /// naming step and tensor when loss or gradient is not finite; the parameters are then as
-  /// before.
-  UpdateReport update(std::int64_t step);
+  /// before. The report is valid until the next update.
+  const UpdateReport& update(std::int64_t step);
 
   /// The mean loss over all windows, in evaluation mode. Collective.
   EvaluationReport evaluate(const EvalWindows& windows);
@@ -78,6 +78,9 @@ class LanguageModel {
   DeviceBatch device_batch_;
   Vector<double> statistics_;  ///< micro-batches of [loss sums | MoE layers]
   Vector<double>::host_mirror_type host_statistics_;
+  // Kept between updates, which so ask for no memory.
+  UpdateReport report_;
+  std::vector<double> shares_;  ///< of each micro-batch in the update's tokens
 };
 
 }  // namespace kokomoe

@@ -41,9 +41,9 @@ class ReferenceCase {
       fill_device(store.value_vector(store.find(entry.spec.name)),
                   file.real<T>(at("initial/" + entry.spec.name)));
     if (model->moe_layers() > 0)
-      statistics = Matrix<double>("kokomoe::test::statistics",
-                                  static_cast<std::size_t>(model->moe_layers()),
-                                  static_cast<std::size_t>(LoadStatistics::width(integer("experts"))));
+      statistics =
+          Matrix<double>("kokomoe::test::statistics", static_cast<std::size_t>(model->moe_layers()),
+                         static_cast<std::size_t>(LoadStatistics::width(integer("experts"))));
   }
 
   std::string at(const std::string& record) const { return name_ + "/" + record; }

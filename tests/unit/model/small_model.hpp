@@ -43,9 +43,9 @@ struct SmallModel {
     Draw draw(31);
     for (const auto& entry : store.entries())
       fill_device(store.value_vector(store.find(entry.spec.name)), draw.many<T>(entry.size, 0.6));
-    statistics = Matrix<double>(
-        "kokomoe::test::statistics", static_cast<std::size_t>(model.moe_layers()),
-        static_cast<std::size_t>(LoadStatistics::width(config.moe.experts)));
+    statistics =
+        Matrix<double>("kokomoe::test::statistics", static_cast<std::size_t>(model.moe_layers()),
+                       static_cast<std::size_t>(LoadStatistics::width(config.moe.experts)));
   }
 
   /// Task and auxiliary loss; gradients too when asked for.

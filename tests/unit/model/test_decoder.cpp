@@ -81,8 +81,8 @@ TEST_CASE("a replayed routing gives the same logits, and another one others", "[
 }
 
 TEST_CASE("the MoE layers are every n-th, or none", "[model]") {
-  for (const auto& [every, expected] : {std::pair(0, 0), std::pair(1, 5), std::pair(2, 3),
-                                        std::pair(3, 2), std::pair(7, 1)}) {
+  for (const auto& [every, expected] :
+       {std::pair(0, 0), std::pair(1, 5), std::pair(2, 3), std::pair(3, 2), std::pair(7, 1)}) {
     DecoderConfig config = small_config("switch", 1);
     config.layers = 5;
     config.moe_every = every;

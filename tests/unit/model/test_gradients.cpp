@@ -25,18 +25,19 @@ struct Variant {
 // design and no derivative: test_reference.cpp holds it.
 TEST_CASE("a decoder's gradients, routers and both losses included, are those of differences",
           "[model]") {
-  const Variant v = GENERATE(
-      Variant{"top_k", 2, 0.0, true, Positions::rotary, NormKind::rms},
-      Variant{"top_k", 1, 0.2, false, Positions::learned, NormKind::layer},
-      Variant{"switch", 1, 0.2, true, Positions::rotary, NormKind::layer},
-      Variant{"dense_mixture", 1, 0.2, false, Positions::rotary, NormKind::rms});
+  const Variant v =
+      GENERATE(Variant{"top_k", 2, 0.0, true, Positions::rotary, NormKind::rms},
+               Variant{"top_k", 1, 0.2, false, Positions::learned, NormKind::layer},
+               Variant{"switch", 1, 0.2, true, Positions::rotary, NormKind::layer},
+               Variant{"dense_mixture", 1, 0.2, false, Positions::rotary, NormKind::rms});
   INFO("router " << v.router << ", k " << v.k << ", dropout " << v.dropout);
   DecoderConfig config = small_config(v.router, v.k);
   config.dropout = config.attention_dropout = v.dropout;
   config.tied = v.tied;
   config.positions = v.positions;
   config.norm = v.norm;
-  if (config.moe.router == "top_k" && v.k == 2) config.moe.options.set("softmax", std::string("after"));
+  if (config.moe.router == "top_k" && v.k == 2)
+    config.moe.options.set("softmax", std::string("after"));
   SmallModel<double> small(config);
   PackedStep step({1, 5, 33}, small_vocabulary);
   small.loss(step, 0.1, false, {});
@@ -74,8 +75,7 @@ TEST_CASE("a block's gradient by its input is that of differences, dense and MoE
     fill_device(store.value_vector(store.find(entry.spec.name)),
                 draw.many<double>(entry.size, 0.6));
   PackedStep step({2, 35, 1});
-  const Matrix<double> x =
-      device_matrix(step.tokens(), d, draw.many<double>(step.tokens() * d));
+  const Matrix<double> x = device_matrix(step.tokens(), d, draw.many<double>(step.tokens() * d));
   const std::vector<double> weight = draw.many<double>(step.tokens() * d);
   const Matrix<double> y("y", step.tokens(), d);
   Block<double>::Saved saved;
@@ -97,8 +97,8 @@ TEST_CASE("a block's gradient by its input is that of differences, dense and MoE
   for (const auto& entry : store.entries()) {
     INFO(entry.spec.name);
     const ParameterHandle handle = store.find(entry.spec.name);
-    CHECK(worst_difference(store.value_vector(handle), on_host(store.gradient_vector(handle)),
-                           loss, 20) < 1e-6);
+    CHECK(worst_difference(store.value_vector(handle), on_host(store.gradient_vector(handle)), loss,
+                           20) < 1e-6);
   }
 }
 

@@ -71,8 +71,8 @@ TEST_CASE("logits, choices, losses and every gradient agree with the torch refer
     for (const auto& entry : c.store.entries()) {
       INFO(entry.spec.name);
       const auto gradient = on_host(c.store.gradient_vector(c.store.find(entry.spec.name)));
-      CHECK(worst_error(gradient, c.file.f8(c.at("gradient/" + entry.spec.name)),
-                        gradient_floor) < 1e-12);
+      CHECK(worst_error(gradient, c.file.f8(c.at("gradient/" + entry.spec.name)), gradient_floor) <
+            1e-12);
     }
     CHECK(std::abs(gradient_norm<double>(c.step->ctx.space, c.step->scratch, c.store) -
                    c.file.f8(c.at("gradient_norms"))[0]) < 1e-12);
@@ -92,8 +92,7 @@ TEST_CASE("ten updates follow the torch reference to the last parameter", "[mode
       for (std::size_t i = 0; i < 3; ++i) CHECK(std::abs(loss[i] - losses[3 * s + i]) < 1e-11);
       for (std::size_t i = 0; i < c.model->blocks().size(); ++i)
         if (c.model->blocks()[i].moe() != nullptr)
-          CHECK(on_host(c.saved.blocks[i].moe.routing.expert) ==
-                chosen(c, static_cast<int>(i), s));
+          CHECK(on_host(c.saved.blocks[i].moe.routing.expert) == chosen(c, static_cast<int>(i), s));
       const double norm = gradient_norm<double>(c.step->ctx.space, c.step->scratch, c.store);
       CHECK(std::abs(norm - norms[s]) < 1e-11);
       const double factor = clip_factor(norm, c.number("clip"));
@@ -126,8 +125,8 @@ TEST_CASE("in float, logits, losses and gradients stay within 1e-4 of the refere
     for (const auto& entry : c.store.entries()) {
       INFO(entry.spec.name);
       const auto gradient = on_host(c.store.gradient_vector(c.store.find(entry.spec.name)));
-      CHECK(worst_error(gradient, c.file.f8(c.at("gradient/" + entry.spec.name)),
-                        gradient_floor) < 1e-4);
+      CHECK(worst_error(gradient, c.file.f8(c.at("gradient/" + entry.spec.name)), gradient_floor) <
+            1e-4);
     }
   }
 }

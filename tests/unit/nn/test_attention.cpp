@@ -39,8 +39,7 @@ TEST_CASE("an attention layer's gradients are those of central differences", "[n
   REQUIRE(layer.store.entries().size() == 4);
   PackedStep step({1, 5, 33, 70, 130});
   Draw draw(14);
-  const Matrix<double> x =
-      device_matrix(step.tokens(), d, draw.many<double>(step.tokens() * d));
+  const Matrix<double> x = device_matrix(step.tokens(), d, draw.many<double>(step.tokens() * d));
   const std::vector<double> weight = draw.many<double>(step.tokens() * d);
   const Matrix<double> dy = device_matrix(step.tokens(), d, weight);
   const Matrix<double> y("y", step.tokens(), d), dx("dx", step.tokens(), d);
@@ -77,9 +76,9 @@ TEST_CASE("attention with a cache gives what attention over all tokens gives", "
   const std::vector<double> expected = on_host(y);
 
   // Two sequences in step: the second one, in other chunks, must not disturb the first.
-  const std::vector<std::vector<int>> chunks = GENERATE(
-      std::vector<std::vector<int>>{{1, 1}, {1, 2}, {31, 3}, {35, 0}, {32, 60}},
-      std::vector<std::vector<int>>{{70, 64}, {1, 1}, {1, 1}, {1, 1}, {27, 33}});
+  const std::vector<std::vector<int>> chunks =
+      GENERATE(std::vector<std::vector<int>>{{1, 1}, {1, 2}, {31, 3}, {35, 0}, {32, 60}},
+               std::vector<std::vector<int>>{{70, 64}, {1, 1}, {1, 1}, {1, 1}, {27, 33}});
   KeyValueCache<double> cache;
   cache.length = static_cast<int>(length);
   cache.rows = device_matrix(2 * length, 2 * d, std::vector<double>(4 * length * d, 1e9));

@@ -75,8 +75,8 @@ struct Problem {
             double p = score[static_cast<std::size_t>(j)] / sum;
             if (input.dropout > 0 && step.ctx.training)
               p *= stream.uniform<T>(sequence[t], static_cast<std::uint32_t>(position[t]),
-                                     static_cast<std::uint32_t>(j), static_cast<std::uint32_t>(h)) >
-                           static_cast<T>(input.dropout)
+                                     static_cast<std::uint32_t>(j),
+                                     static_cast<std::uint32_t>(h)) > static_cast<T>(input.dropout)
                        ? 1 / (1 - input.dropout)
                        : 0;
             for (int c = 0; c < width; ++c)
@@ -186,7 +186,8 @@ TEST_CASE("attention's gradients by query, key and value are those of difference
   loss();
   // What lies there before is overwritten.
   const std::vector<double> old(rows * columns, 1e30);
-  const Matrix<double> dq = device_matrix(rows, columns, old), dk = device_matrix(rows, columns, old),
+  const Matrix<double> dq = device_matrix(rows, columns, old),
+                       dk = device_matrix(rows, columns, old),
                        dv = device_matrix(rows, columns, old);
   attention_backward<double>(problem.step.ctx, problem.input, problem.out, problem.log_sum, d_out,
                              dq, dk, dv);

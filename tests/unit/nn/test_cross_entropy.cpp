@@ -33,7 +33,8 @@ std::vector<double> naive_sums(const std::vector<T>& logits, const std::vector<i
 }
 
 struct Batch {
-  explicit Batch(std::size_t classes_) : classes(classes_), step({40, 1, 200}, static_cast<int>(classes_)) {
+  explicit Batch(std::size_t classes_)
+      : classes(classes_), step({40, 1, 200}, static_cast<int>(classes_)) {
     targets = on_host(step.ctx.tokens.targets);
     for (const std::size_t t : {0u, 17u, 40u, 240u}) targets[t] = -1;
     device_targets = device_vector(targets);

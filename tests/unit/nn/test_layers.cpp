@@ -52,8 +52,8 @@ TEST_CASE("Linear's gradients are those of central differences", "[nn]") {
   store.allocate(step.ctx.space, 1);
   Draw draw(2);
   randomize(store, draw);
-  const Matrix<double> x = device_matrix(step.tokens(), inputs,
-                                         draw.many<double>(step.tokens() * inputs));
+  const Matrix<double> x =
+      device_matrix(step.tokens(), inputs, draw.many<double>(step.tokens() * inputs));
   const std::vector<double> weight = draw.many<double>(step.tokens() * outputs);
   const Matrix<double> dy = device_matrix(step.tokens(), outputs, weight);
   const Matrix<double> y("y", step.tokens(), outputs), dx("dx", step.tokens(), inputs);
@@ -140,8 +140,7 @@ TEST_CASE("norms give the formula's values and the gradients of central differen
 TEST_CASE("norm names are parsed or refused with the choices", "[nn]") {
   CHECK(parse_norm("layer_norm") == NormKind::layer);
   CHECK(parse_norm("rms_norm") == NormKind::rms);
-  CHECK_THAT(message_of<InputError>([] { parse_norm("rms"); }),
-             contains("layer_norm or rms_norm"));
+  CHECK_THAT(message_of<InputError>([] { parse_norm("rms"); }), contains("layer_norm or rms_norm"));
 }
 
 TEST_CASE("Embedding looks up rows and sums their gradients over tokens", "[nn]") {

@@ -48,8 +48,7 @@ TEMPLATE_TEST_CASE("AdamW follows its formula, decays what is due and leaves the
   Store<TestType> s;
   const AdamWConfig config{0.9, 0.95, 1e-6, 0.3};
   const std::vector<TestType> frozen = s.value("frozen.weight"),
-                              expert_frozen = s.value("experts.frozen"),
-                              state = s.value("average");
+                              expert_frozen = s.value("experts.frozen"), state = s.value("average");
   std::map<std::string, std::vector<double>> p, m, v;
   for (const char* name : s.trained) {
     const std::vector<TestType> start = s.value(name);
@@ -68,9 +67,9 @@ TEMPLATE_TEST_CASE("AdamW follows its formula, decays what is due and leaves the
         const double g = scale * static_cast<double>(gradient[i]);
         double& a = m[name][i] = 0.9 * m[name][i] + 0.1 * g;
         double& b = v[name][i] = 0.95 * v[name][i] + 0.05 * g * g;
-        p[name][i] -= rate * (a / (1 - std::pow(0.9, n)) /
-                                  (std::sqrt(b / (1 - std::pow(0.95, n))) + 1e-6) +
-                              decay * p[name][i]);
+        p[name][i] -=
+            rate * (a / (1 - std::pow(0.9, n)) / (std::sqrt(b / (1 - std::pow(0.95, n))) + 1e-6) +
+                    decay * p[name][i]);
       }
     }
     adamw_step<TestType>(ExecutionSpace(), config, rate, scale, n, s.store);
@@ -182,6 +181,7 @@ TEST_CASE("schedule names are parsed or refused with the choices", "[nn]") {
   CHECK(parse_schedule("inverse_sqrt") == Schedule::Kind::inverse_sqrt);
   CHECK(parse_schedule("cosine") == Schedule::Kind::cosine);
   CHECK(parse_schedule("linear") == Schedule::Kind::linear);
-  CHECK_THAT(message_of<InputError>([] { parse_schedule("cosin"); }),
-             contains("unknown schedule \"cosin\": choose constant, inverse_sqrt, cosine or linear"));
+  CHECK_THAT(
+      message_of<InputError>([] { parse_schedule("cosin"); }),
+      contains("unknown schedule \"cosin\": choose constant, inverse_sqrt, cosine or linear"));
 }

@@ -11,10 +11,9 @@ namespace {
 
 LanguageModelConfig read(const std::string& text, std::vector<std::string>& notes,
                          const std::vector<std::string>& overrides = {}) {
-  return read_language_model_deck(
-      Deck::parse("[data]\ntrain = [\"a.txt\"]\n" + text, "lm.toml", language_model_schema(),
-                  overrides),
-      notes);
+  return read_language_model_deck(Deck::parse("[data]\ntrain = [\"a.txt\"]\n" + text, "lm.toml",
+                                              language_model_schema(), overrides),
+                                  notes);
 }
 
 std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
@@ -78,17 +77,17 @@ TEST_CASE("what keys cannot say alone is refused where it stands in the deck", "
     const char* part;
   };
   const Bad bad[] = {
-      {"[moe]\nrouter = \"top_k\"\nexperts = 4\nk = 5\n", "lm.toml:6:",
-       "k = 5 exceeds the 4 experts"},
+      {"[moe]\nrouter = \"top_k\"\nexperts = 4\nk = 5\n",
+       "lm.toml:6:", "k = 5 exceeds the 4 experts"},
       {"[moe]\nk = 2\n", "lm.toml:4:", "\"sparsemixer\" chooses one expert: k must be 1"},
       {"[model]\nd_model = 10\nheads = 3\n", "lm.toml:5:", "3 heads do not divide d_model = 10"},
       {"[model]\nd_model = 9\nheads = 3\n", "lm.toml:5:", "an even number of channels a head"},
-      {"sequence_length = 48\n[train]\nbatch_tokens = 100\n", "lm.toml:5:",
-       "a multiple of data/sequence_length = 48"},
-      {"sequence_length = 64\n[train]\nbatch_tokens = 128\naccumulate = 3\n", "lm.toml:6:",
-       "more micro-batches than the 2 sequences"},
-      {"sequence_length = 64\neval_stride = 65\n", "lm.toml:4:",
-       "exceeds data/sequence_length = 64"},
+      {"sequence_length = 48\n[train]\nbatch_tokens = 100\n",
+       "lm.toml:5:", "a multiple of data/sequence_length = 48"},
+      {"sequence_length = 64\n[train]\nbatch_tokens = 128\naccumulate = 3\n",
+       "lm.toml:6:", "more micro-batches than the 2 sequences"},
+      {"sequence_length = 64\neval_stride = 65\n",
+       "lm.toml:4:", "exceeds data/sequence_length = 64"},
       {"[parallel]\nexpert_ranks = 2\n", "lm.toml:4:", "must be 1"},
       {"[moe]\nexperst = 4\n", "lm.toml:4:", "moe/experts"},
       {"[moe]\nrouter = \"sparse_mixer\"\n", "lm.toml:4:", "sparsemixer"},
@@ -141,8 +140,9 @@ TEST_CASE("options of other routers are noted, not refused", "[train]") {
 
 TEST_CASE("the effective deck reads as the same model", "[train]") {
   std::vector<std::string> notes;
-  const Deck deck = Deck::parse("[data]\ntrain = [\"a.txt\"]\n[moe]\nrouter = \"switch\"\n", "lm.toml",
-                                language_model_schema(), {"moe/jitter=0.3", "model/d_model=64"});
+  const Deck deck =
+      Deck::parse("[data]\ntrain = [\"a.txt\"]\n[moe]\nrouter = \"switch\"\n", "lm.toml",
+                  language_model_schema(), {"moe/jitter=0.3", "model/d_model=64"});
   const Deck again = Deck::parse(deck.effective(), "effective.toml", language_model_schema());
   const LanguageModelConfig a = read_language_model_deck(deck, notes);
   notes.clear();

@@ -107,8 +107,7 @@ TEST_CASE("a missing corpus is refused before the run folder is made a run", "[t
 TEST_CASE("a loaded model evaluates as its run did", "[train]") {
   const Runs runs;
   runs.train("run");
-  const auto loaded =
-      load_language_model<float>(runs.tiny.folder() / "run", {}, runs.tiny.alone());
+  const auto loaded = load_language_model<float>(runs.tiny.folder() / "run", {}, runs.tiny.alone());
   CHECK(loaded.step == 6);
   const EvaluationReport report =
       loaded.model->evaluate(EvalWindows(runs.tiny.corpus("heldout.txt"), 16, 0, 128));

@@ -116,8 +116,8 @@ TEST_CASE("a parameter that is not finite ends the update, named and without a t
   const std::string router = GENERATE("sparsemixer", "switch", "top_k", "dense_mixture");
   const std::string poisoned =
       GENERATE("embedding.weight", "blocks.0.moe.router.weight", "blocks.1.moe.experts.w1");
-  const float value = GENERATE(std::numeric_limits<float>::quiet_NaN(),
-                               std::numeric_limits<float>::infinity());
+  const float value =
+      GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity());
   INFO(router << " with " << value << " in " << poisoned);
   const TinyTraining tiny;
   const auto model = tiny.make<float>({"moe/router=" + router});
