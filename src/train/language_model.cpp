@@ -225,7 +225,8 @@ std::vector<int> LanguageModel<T>::generate(const std::vector<int>& prompt, int 
   // The cache holds tokens [start, known); a full one is begun anew with the newer half.
   std::size_t start = ids.size() > length ? ids.size() - length / 2 : 0, known = start;
   for (int i = 0; i < count; ++i) {
-    if (ids.size() - start > length) start = known = ids.size() - std::max<std::size_t>(1, length / 2);
+    if (ids.size() - start > length)
+      start = known = ids.size() - std::max<std::size_t>(1, length / 2);
     make_prompt(ids, known, ids.size(), static_cast<int>(known - start), host_batch_);
     const StepContext ctx = context(host_batch_, false, 0);
     saved_.reset();
