@@ -152,6 +152,9 @@ function(kokomoe_regression_tests)
     separate_arguments(labels)
     file(STRINGS "${script}" timeout REGEX "^# timeout: ")
     string(REGEX REPLACE "^# timeout: *" "" timeout "${timeout}")
+    if(NOT timeout)
+      set(timeout 600)
+    endif()
     if(extension STREQUAL ".py")
       set(interpreter "${KOKOMOE_PYTHON_PROGRAM}")
     else()
@@ -161,7 +164,7 @@ function(kokomoe_regression_tests)
     add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} "-DFOLDER=${folder}"
       "-DINTERPRETER=${interpreter}" "-DSCRIPT=${script}"
       -P "${PROJECT_SOURCE_DIR}/cmake/run_in_empty_folder.cmake")
-    kokomoe_set_test(${name} LABELS regression ${labels} TIMEOUT "${timeout}"
+    kokomoe_set_test(${name} LABELS regression ${labels} TIMEOUT ${timeout}
       ENVIRONMENT ${kokomoe_two_threads} ${kokomoe_mpi_environment}
       "KOKOMOE_PROGRAM=$<TARGET_FILE:kokomoe>" "KOKOMOE_SOURCE_DIR=${PROJECT_SOURCE_DIR}"
       "KOKOMOE_BINARY_DIR=${PROJECT_BINARY_DIR}" "KOKOMOE_MPIEXEC=${mpiexec}"
