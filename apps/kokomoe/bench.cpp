@@ -76,22 +76,13 @@ class LayerBench {
         x_("bench::x", options.tokens, options.d_model),
         y_("bench::y", options.tokens, options.d_model),
         dy_("bench::dy", options.tokens, options.d_model),
-        dx_("bench::dx", options.tokens, options.d_model),
-        sequence_("bench::sequence", options.tokens),
-        position_("bench::position", options.tokens) {
+        dx_("bench::dx", options.tokens, options.d_model) {
     fill(x_, 1, 1.7);
     fill(dy_, 2, 1e-3);
-    const Vector<int> position = position_;
-    Kokkos::parallel_for(
-        KOKOMOE_LABEL("bench::positions"),
-        Kokkos::RangePolicy<ExecutionSpace>(0, options.tokens),
-        KOKKOS_LAMBDA(const int t) { position(t) = t; });
     ctx_.communicator = &communicator_;
     ctx_.saved = &saved_;
     ctx_.scratch = &scratch_;
-    ctx_.tokens.tokens = options.tokens;
-    ctx_.tokens.sequence_index = sequence_;
-    ctx_.tokens.position = position_;
+    ctx_.tokens = number_rows(ctx_.space, options.tokens);
     ctx_.seed = 1;
     ctx_.update_tokens = options.tokens;
   }
@@ -141,8 +132,6 @@ class LayerBench {
   Communicator communicator_;
   Arena saved_, scratch_;
   Matrix<T> x_, y_, dy_, dx_;
-  Vector<std::uint32_t> sequence_;
-  Vector<int> position_;
   StepContext ctx_;
 };
 

@@ -18,6 +18,12 @@ void fail_shape(const std::string& where, const std::string& name, std::size_t r
                   std::to_string(expected_columns) + ")");
 }
 
+void fail_stride(const std::string& where, const std::string& name, std::size_t stride,
+                 std::size_t columns) {
+  fail(where, name + " has rows " + std::to_string(stride) + " elements apart, expected " +
+                  std::to_string(columns) + ": padded views are not taken");
+}
+
 std::size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::size_t> row(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;

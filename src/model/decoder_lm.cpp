@@ -36,7 +36,7 @@ DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
     throw InputError(std::to_string(config.heads) + " heads do not divide d_model " +
                      std::to_string(d));
   if (config.positions == Positions::rotary)
-    rotary_ = std::make_unique<Rotary<T>>(config.max_length, d / config.heads);
+    rotary_ = std::make_unique<Rotary<T>>(ExecutionSpace(), config.max_length, d / config.heads);
   else
     positions_.emplace(config.max_length, d, embedding_deviation, store, "positions");
 
@@ -112,7 +112,8 @@ Matrix<T> DecoderLm<T>::forward(const StepContext& ctx, Saved& saved,
     const Routing<T>* routing = nullptr;
     if (blocks_[i].moe() != nullptr) {
       if (statistics.extent(0) != 0)
-        sums = Vector<double>(&statistics(layer, 0), statistics.extent(1));
+        sums = Vector<double>(statistics.data() + layer * statistics.extent(1),
+                              statistics.extent(1));
       if (!replay.empty()) routing = &replay[layer];
       ++layer;
     }

@@ -29,13 +29,15 @@ void gather_statistics(const ExecutionSpace& space, Arena& scratch,
                        const Matrix<const T>& logits, bool squares,
                        const Vector<double>& statistics) {
   const int experts = static_cast<int>(counts.extent(0));
-  const int tokens = static_cast<int>(probability.extent(0));
+  const int tokens = static_cast<int>(logits.extent(0));
+  const bool probable = probability.extent(1) != 0;
   if (statistics.extent(0) != static_cast<std::size_t>(LoadStatistics::width(experts)))
     fail_shape("gather_statistics", "statistics", 1, statistics.extent(0), 1,
                static_cast<std::size_t>(LoadStatistics::width(experts)));
   ArenaScope scope(scratch);
   const Vector<T> sums = scratch.vector<T>(static_cast<std::size_t>(experts));
-  column_sum<T>(space, scratch, probability, Matrix<const T>(), Vector<const T>(), T(0), sums);
+  if (probable)
+    column_sum<T>(space, scratch, probability, Matrix<const T>(), Vector<const T>(), T(0), sums);
   const Vector<T> total = scratch.vector<T>(1);
   if (squares) {
     const Matrix<T> square = scratch.matrix<T>(static_cast<std::size_t>(tokens), 1);
@@ -52,8 +54,10 @@ void gather_statistics(const ExecutionSpace& space, Arena& scratch,
       KOKOMOE_LABEL("moe::auxiliary::statistics"),
       Kokkos::RangePolicy<ExecutionSpace>(space, 0, experts), KOKKOS_LAMBDA(const int e) {
         statistics(e) = counts(e);
-        statistics(experts + e) = sums(e);
-        if (e == 0) statistics(2 * experts) = squares ? total(0) : T(0);
+        statistics(experts + e) = probable ? sums(e) : T(0);
+        if (e > 0) return;
+        statistics(2 * experts) = squares ? total(0) : T(0);
+        statistics(2 * experts + 1) = 0;
       });
 }
 
@@ -106,7 +110,8 @@ LoadMetrics load_metrics(std::span<const double> statistics, int experts, double
 
 void load_metrics(std::span<const double> statistics, int experts, double tokens,
                   LoadMetrics& metrics) {
-  metrics.balance = metrics.z_square = metrics.entropy = metrics.largest_over_mean = 0;
+  metrics.balance = metrics.z_square = metrics.router_loss = 0;
+  metrics.entropy = metrics.largest_over_mean = 0;
   metrics.dead = 0;
   const auto e_count = static_cast<std::size_t>(experts);
   metrics.counts.assign(statistics.begin(), statistics.begin() + experts);
@@ -124,6 +129,7 @@ void load_metrics(std::span<const double> statistics, int experts, double tokens
   }
   metrics.largest_over_mean = largest * experts / assignments;
   metrics.z_square = statistics[2 * e_count] / tokens;
+  metrics.router_loss = statistics[2 * e_count + 1] / tokens;
 }
 
 #define KOKOMOE_INSTANTIATE(T)                                                                   \

@@ -55,6 +55,15 @@ void multiply_columns(const ExecutionSpace& space, const Matrix<const T>& x,
       });
 }
 
+template <class T>
+void check_replay(const Routing<T>& replay, int tokens, int experts) {
+  if (replay.tokens == tokens && replay.experts == experts) return;
+  fail("MoeLayer::forward", "a routing of " + std::to_string(replay.tokens) + " tokens and " +
+                                std::to_string(replay.experts) + " experts is replayed on " +
+                                std::to_string(tokens) + " tokens and " +
+                                std::to_string(experts) + " experts");
+}
+
 }  // namespace
 
 template <class T>
@@ -94,6 +103,9 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   const auto experts = static_cast<std::size_t>(config_.experts);
   require_shape("MoeLayer::forward", "x", x, tokens, d);
   require_shape("MoeLayer::forward", "y", y, tokens, d);
+  if (x.data() == y.data() && tokens > 0)
+    fail("MoeLayer::forward", "y is x: backward needs x as it is");
+  if (replay != nullptr) check_replay(*replay, static_cast<int>(tokens), config_.experts);
   if (ctx.communicator == nullptr || ctx.saved == nullptr || ctx.scratch == nullptr)
     fail("MoeLayer::forward", "the context needs a communicator and two arenas");
   if (ctx.tokens.sequence_index.extent(0) != tokens || ctx.tokens.position.extent(0) != tokens)
@@ -122,7 +134,9 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
           ? statistics
           : ctx.saved->template vector<double>(
                 static_cast<std::size_t>(LoadStatistics::width(config_.experts)));
-  gather_statistics<T>(ctx.space, *ctx.scratch, saved.plan.counts,
+  gather_statistics<T>(ctx.space, *ctx.scratch,
+                       routing.balance_counts.extent(0) != 0 ? routing.balance_counts
+                                                             : saved.plan.counts,
                        routing.balance_probability.extent(0) != 0 ? routing.balance_probability
                                                                   : routing.probability,
                        saved.logits, config_.z_loss != 0, sums);
@@ -130,14 +144,19 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   Kokkos::deep_copy(ctx.space, saved.global_counts,
                     Vector<double>(sums.data(), experts));
   // Balance is global: a loss on each rank's own counts measurably hurts.
-  if (config_.balance != 0) ctx.communicator->all_reduce_sum(ctx.space, saved.global_counts);
+  if (config_.balance != 0 && ctx.training)
+    ctx.communicator->all_reduce_sum(ctx.space, saved.global_counts);
+  router_->add_auxiliary_loss(
+      ctx, routing,
+      Vector<double>(sums.data() + LoadStatistics::router_loss(config_.experts), 1));
   watch.add_to(saved.seconds_router);
 
   ArenaScope scope(*ctx.scratch);
   const Matrix<T> out = ctx.scratch->template matrix<T>(rows, d);
   experts_.forward(ctx.space, *ctx.saved, *ctx.scratch, gathered, saved.plan.offsets_on_host(),
                    saved.plan.expert_of_row, out, saved.experts);
-  router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
+  if (ctx.training && replay == nullptr)
+    router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
   watch.add_to(saved.seconds_experts);
 
   saved.mixed = gain_.valid() ? ctx.saved->template matrix<T>(tokens, d) : Matrix<T>();
@@ -160,6 +179,9 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   const auto slots = static_cast<std::size_t>(routing.slots());
   require_shape("MoeLayer::backward", "dy", dy, tokens, d);
   require_shape("MoeLayer::backward", "dx", dx, tokens, d);
+  if (dx.data() == dy.data() && tokens > 0) fail("MoeLayer::backward", "dx is dy");
+  if (tokens > 0 && (config_.balance != 0 || config_.z_loss != 0) && !(ctx.update_tokens > 0))
+    fail("MoeLayer::backward", "the context's update_tokens must be positive");
   Stopwatch watch(ctx.space, timed_);
   ArenaScope scope(*ctx.scratch);
 
@@ -191,7 +213,7 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   rows_to_slots<T>(ctx.space, plan, d_row_weight, d_weight);
   watch.add_to(saved.seconds_dispatch);
 
-  RouterFeedback<T> feedback{d_weight, d_mixed, Matrix<const T>()};
+  RouterFeedback<T> feedback{d_weight, d_mixed, Matrix<const T>(), saved.global_counts};
   if (config_.balance != 0) {
     const Matrix<T> d_probability =
         ctx.scratch->template matrix<T>(tokens, static_cast<std::size_t>(config_.experts));

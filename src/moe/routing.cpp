@@ -31,6 +31,7 @@ Routing<T> Routing<T>::clone(const ExecutionSpace& space) const {
   copy.expert_gradient_weight = copy_of(space, expert_gradient_weight);
   copy.probability = copy_of(space, probability);
   copy.balance_probability = copy_of(space, balance_probability);
+  copy.balance_counts = copy_of(space, balance_counts);
   copy.kept = copy_of(space, kept);
   copy.scale = copy_of(space, scale);
   return copy;

@@ -106,6 +106,11 @@ struct AttentionDropout {
   }
 };
 
+/// Fast scratch memory where a team's share fits (48 KiB on a GPU), else the slower kind.
+int scratch_level(const Policy& policy, std::size_t bytes) {
+  return bytes <= static_cast<std::size_t>(policy.scratch_size_max(0)) ? 0 : 1;
+}
+
 template <class T>
 void check(const char* where, const AttentionInput<T>& in, const Matrix<const T>& out,
            const Matrix<const T>& log_sum) {
@@ -130,7 +135,8 @@ void attention_forward(const StepContext& ctx, const AttentionInput<T>& input,
                             Scratch<T>::shmem_size(query_block, key_block) +
                             Scratch<T>::shmem_size(query_block, 2);
   Policy policy(ctx.space, league, Kokkos::AUTO);
-  policy.set_scratch_size(0, Kokkos::PerTeam(bytes));
+  const int level = scratch_level(policy, bytes);
+  policy.set_scratch_size(level, Kokkos::PerTeam(bytes));
   Kokkos::parallel_for(
       KOKOMOE_LABEL("nn::attention"), policy, KOKKOS_LAMBDA(const Member& team) {
         const int block = team.league_rank() % blocks;
@@ -140,9 +146,9 @@ void attention_forward(const StepContext& ctx, const AttentionInput<T>& input,
         if (first_query >= view.queries) return;
         const int rows = first_query + query_block < view.queries ? query_block
                                                                   : view.queries - first_query;
-        const Scratch<T> keys(team.team_scratch(0), width, key_block);
-        const Scratch<T> scores(team.team_scratch(0), query_block, key_block);
-        const Scratch<T> running(team.team_scratch(0), query_block, 2);  // maximum, sum
+        const Scratch<T> keys(team.team_scratch(level), width, key_block);
+        const Scratch<T> scores(team.team_scratch(level), query_block, key_block);
+        const Scratch<T> running(team.team_scratch(level), query_block, 2);  // maximum, sum
         const int last = view.visible(first_query + rows - 1);
         Kokkos::parallel_for(Kokkos::TeamThreadRange(team, rows), [&](const int i) {
           running(i, 0) = -Kokkos::Experimental::finite_max_v<T>;
@@ -211,16 +217,17 @@ void attention_backward(const StepContext& ctx, const AttentionInput<T>& input,
   const std::size_t bytes = 2 * Scratch<T>::shmem_size(width, key_block) +
                             3 * Scratch<T>::shmem_size(query_block, key_block);
   Policy policy(ctx.space, league, Kokkos::AUTO);
-  policy.set_scratch_size(0, Kokkos::PerTeam(bytes));
+  const int level = scratch_level(policy, bytes);
+  policy.set_scratch_size(level, Kokkos::PerTeam(bytes));
   Kokkos::parallel_for(
       KOKOMOE_LABEL("nn::attention_backward"), policy, KOKKOS_LAMBDA(const Member& team) {
         const int head = team.league_rank() % heads;
         const AttentionHead<T> view(input, team.league_rank() / heads, head);
-        const Scratch<T> keys(team.team_scratch(0), width, key_block);
-        const Scratch<T> values(team.team_scratch(0), width, key_block);
-        const Scratch<T> probability(team.team_scratch(0), query_block, key_block);
-        const Scratch<T> d_score(team.team_scratch(0), query_block, key_block);
-        const Scratch<T> keep(team.team_scratch(0), query_block, key_block);
+        const Scratch<T> keys(team.team_scratch(level), width, key_block);
+        const Scratch<T> values(team.team_scratch(level), width, key_block);
+        const Scratch<T> probability(team.team_scratch(level), query_block, key_block);
+        const Scratch<T> d_score(team.team_scratch(level), query_block, key_block);
+        const Scratch<T> keep(team.team_scratch(level), query_block, key_block);
         const auto d_q = [&](int i) {
           return &d_query(view.query_begin + i, input.query_column + head * width);
         };

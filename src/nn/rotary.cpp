@@ -7,25 +7,34 @@
 
 namespace kokomoe {
 
+namespace {
+
+// A constructor may not hold a device lambda.
 template <class T>
-Rotary<T>::Rotary(int positions, int head_width) : width_(head_width) {
-  if (head_width % 2 != 0)
-    throw InputError("rotary positions need an even head width, not " +
-                     std::to_string(head_width));
-  table_ = Matrix<T>("kokomoe::nn::rotary::table", static_cast<std::size_t>(positions),
-                     static_cast<std::size_t>(head_width));
-  const Matrix<T> table = table_;
-  const int half = head_width / 2;
+void fill_table(const ExecutionSpace& space, const Matrix<T>& table, int half) {
   Kokkos::parallel_for(
-      KOKOMOE_LABEL("nn::rotary::fill"), Kokkos::RangePolicy<ExecutionSpace>(0, positions),
-      KOKKOS_LAMBDA(const int p) {
+      KOKOMOE_LABEL("nn::rotary::fill"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, table.extent(0)), KOKKOS_LAMBDA(const int p) {
         for (int j = 0; j < half; ++j) {
           const double angle = p * Kokkos::pow(10000.0, -2.0 * j / (2 * half));
           table(p, j) = static_cast<T>(Kokkos::cos(angle));
           table(p, half + j) = static_cast<T>(Kokkos::sin(angle));
         }
       });
-  Kokkos::fence(KOKOMOE_LABEL("nn::rotary::fill"));
+  space.fence(KOKOMOE_LABEL("nn::rotary::fill"));
+}
+
+}  // namespace
+
+template <class T>
+Rotary<T>::Rotary(const ExecutionSpace& space, int positions, int head_width)
+    : width_(head_width) {
+  if (head_width % 2 != 0)
+    throw InputError("rotary positions need an even head width, not " +
+                     std::to_string(head_width));
+  table_ = Matrix<T>("kokomoe::nn::rotary::table", static_cast<std::size_t>(positions),
+                     static_cast<std::size_t>(head_width));
+  fill_table(space, table_, head_width / 2);
 }
 
 template <class T>

@@ -161,37 +161,50 @@ Matrix<T> ParameterStore<T>::as_expert(const Vector<T>& flat, const Entry& entry
 }
 
 template <class T>
+void ParameterStore<T>::require_usable(ParameterHandle handle) const {
+  if (!allocated_) fail("ParameterStore", "used before allocate");
+  if (handle.index < 0 || handle.index >= static_cast<int>(entries_.size()))
+    fail("ParameterStore", "a handle that no add gave");
+}
+
+template <class T>
 Matrix<T> ParameterStore<T>::value(ParameterHandle handle) const {
+  require_usable(handle);
   const Entry& e = entry(handle);
   return as_matrix(buffer(e.group).value, e);
 }
 
 template <class T>
 Matrix<T> ParameterStore<T>::expert_value(ParameterHandle handle, int local_expert) const {
+  require_usable(handle);
   const Entry& e = entry(handle);
   return as_expert(buffer(e.group).value, e, local_expert);
 }
 
 template <class T>
 Vector<T> ParameterStore<T>::value_vector(ParameterHandle handle) const {
+  require_usable(handle);
   const Entry& e = entry(handle);
   return Vector<T>(buffer(e.group).value.data() + e.offset, e.size);
 }
 
 template <class T>
 Matrix<T> ParameterStore<T>::gradient(ParameterHandle handle) const {
+  require_usable(handle);
   const Entry& e = entry(handle);
   return as_matrix(buffer(e.group).gradient, e);
 }
 
 template <class T>
 Matrix<T> ParameterStore<T>::expert_gradient(ParameterHandle handle, int local_expert) const {
+  require_usable(handle);
   const Entry& e = entry(handle);
   return as_expert(buffer(e.group).gradient, e, local_expert);
 }
 
 template <class T>
 Vector<T> ParameterStore<T>::gradient_vector(ParameterHandle handle) const {
+  require_usable(handle);
   const Entry& e = entry(handle);
   return Vector<T>(buffer(e.group).gradient.data() + e.offset, e.size);
 }

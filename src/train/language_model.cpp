@@ -12,6 +12,39 @@
 
 namespace kokomoe {
 
+namespace {
+
+// Device lambdas may not stand in private members.
+template <class T>
+int count_non_finite(const ExecutionSpace& space, const Vector<const T>& values) {
+  int bad = 0;
+  Kokkos::parallel_reduce(
+      KOKOMOE_LABEL("train::find_non_finite"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, values.extent(0)),
+      KOKKOS_LAMBDA(const std::size_t j, int& count) {
+        if (!Kokkos::isfinite(values(j))) ++count;
+      },
+      bad);
+  return bad;
+}
+
+/// counts(l E + e) = assignments of layer l to expert e, over all micro-batches.
+void sum_counts(const ExecutionSpace& space, const Vector<const double>& statistics,
+                int micro_batches, int layers, int experts, const Vector<double>& counts) {
+  const int layer_width = LoadStatistics::width(experts);
+  const int width = CrossEntropySums::width + layers * layer_width;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("train::sum_counts"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, layers * experts), KOKKOS_LAMBDA(const int i) {
+        const int place = CrossEntropySums::width + i / experts * layer_width + i % experts;
+        double sum = 0;
+        for (int a = 0; a < micro_batches; ++a) sum += statistics(a * width + place);
+        counts(i) = sum;
+      });
+}
+
+}  // namespace
+
 template <class T>
 LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
                                 const Communicator& communicator, std::optional<Corpus> corpus)
@@ -32,7 +65,10 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
       model_.moe_layers() * LoadStatistics::width(config.model.moe.experts));
   statistics_ = Vector<double>("kokomoe::train::statistics",
                                width * static_cast<std::size_t>(config.accumulate));
-  host_statistics_ = Kokkos::create_mirror_view(statistics_);
+  host_statistics_ = Kokkos::create_mirror(statistics_);
+  counts_ = Vector<double>(
+      "kokomoe::train::counts",
+      static_cast<std::size_t>(model_.moe_layers() * config.model.moe.experts));
   report_.load.resize(static_cast<std::size_t>(model_.moe_layers()));
   shares_.resize(static_cast<std::size_t>(config.accumulate));
 }
@@ -88,9 +124,9 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
   report.step = step + 1;
   report.task_loss = report.aux_loss = 0;
   report.grad_norm = gradient_norm<T>(space_, scratch_, store_);
+  communicator_->all_reduce_sum(space_, statistics_);
   Kokkos::deep_copy(space_, host_statistics_, statistics_);
   space_.fence(KOKOMOE_LABEL("train::statistics"));
-  communicator_->all_reduce_sum(host_statistics_.data(), host_statistics_.extent(0));
   const MoeConfig& moe = config_.model.moe;
   for (int a = 0; a < micro_batches; ++a) {
     const double* const row = host_statistics_.data() + width * static_cast<std::size_t>(a);
@@ -101,7 +137,8 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
           row + CrossEntropySums::width + layer_width * static_cast<std::size_t>(l), layer_width);
       LoadMetrics& load = report.load[static_cast<std::size_t>(l)];
       load_metrics(sums, experts, share * static_cast<double>(config_.batch_tokens), load);
-      report.aux_loss += share * (moe.balance * load.balance + moe.z_loss * load.z_square);
+      report.aux_loss += share * (moe.balance * load.balance + moe.z_loss * load.z_square +
+                                  load.router_loss);
     }
   }
   report.loss = report.task_loss + report.aux_loss;
@@ -110,7 +147,24 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
   check_finite(report);
   adamw_step<T>(space_, config_.optimizer, report.learning_rate,
                 clip_factor(report.grad_norm, config_.clip), step + 1, store_);
+  end_step(step);
   return report;
+}
+
+template <class T>
+void LanguageModel<T>::end_step(std::int64_t step) {
+  const int layers = model_.moe_layers(), experts = config_.model.moe.experts;
+  if (layers == 0) return;
+  sum_counts(space_, statistics_, config_.accumulate, layers, experts, counts_);
+  const StepContext ctx = context(host_batch_, true, step);
+  int layer = 0;
+  for (Block<T>& block : model_.blocks()) {
+    if (block.moe() == nullptr) continue;
+    const Vector<const double> counts(counts_.data() + layer * experts,
+                                      static_cast<std::size_t>(experts));
+    block.moe()->end_step(ctx, {counts, static_cast<double>(config_.batch_tokens)});
+    ++layer;
+  }
 }
 
 template <class T>
@@ -122,14 +176,7 @@ void LanguageModel<T>::check_finite(const UpdateReport& report) const {
     const auto& entry = store_.entries()[i];
     if (entry.spec.state || entry.size == 0) continue;
     const Vector<const T> gradient = store_.gradient_vector({static_cast<int>(i)});
-    int bad = 0;
-    Kokkos::parallel_reduce(
-        KOKOMOE_LABEL("train::find_non_finite"),
-        Kokkos::RangePolicy<ExecutionSpace>(space_, 0, entry.size),
-        KOKKOS_LAMBDA(const std::size_t j, int& count) {
-          if (!Kokkos::isfinite(gradient(j))) ++count;
-        },
-        bad);
+    const int bad = count_non_finite<T>(space_, gradient);
     if (bad == 0) continue;
     message += "; first gradient that is not finite: \"" + entry.spec.name + "\" (" +
                std::to_string(bad) + " of " + std::to_string(entry.size) + ")";
@@ -234,7 +281,7 @@ std::vector<int> LanguageModel<T>::generate(const std::vector<int>& prompt, int 
     const Matrix<T> logits = model_.forward_cached(ctx, state_, caches);
     const Kokkos::View<T*, Kokkos::HostSpace> host(row.data(), row.size());
     Kokkos::deep_copy(space_, host,
-                      Vector<T>(&logits(logits.extent(0) - 1, 0), logits.extent(1)));
+                      Vector<T>(logits.data() + (logits.extent(0) - 1) * logits.extent(1), logits.extent(1)));
     space_.fence(KOKOMOE_LABEL("train::generate"));
     known = ids.size();
     ids.push_back(draw_token(row, temperature, top,

@@ -133,7 +133,7 @@ Schema language_model_schema() {
     for (const RouterOption& option : router.options) schema.add(option_key(router, option));
   schema.add(KeySpec::integer("train/steps", 100, "updates").range(0, 4294967295.0))
       .add(KeySpec::integer("train/batch_tokens", 4096, "tokens of an update over all ranks")
-               .range(1, 1e12))
+               .range(1, 2147483647.0))
       .add(KeySpec::integer("train/accumulate", 1,
                             "micro-batches of an update; each balances its own load")
                .range(1, 65536))

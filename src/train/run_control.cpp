@@ -17,9 +17,12 @@ namespace kokomoe {
 namespace {
 
 std::atomic<int> signals_seen{0};
+std::atomic<int> terminations_seen{0};
 
+// Batch systems send SIGUSR1 ahead of SIGTERM: only a second request to end leaves at once.
 void on_signal(int signal) {
-  if (signals_seen.fetch_add(1) > 0 && signal != SIGUSR1) _exit(143);
+  signals_seen.fetch_add(1);
+  if (signal != SIGUSR1 && terminations_seen.fetch_add(1) > 0) _exit(143);
 }
 
 constexpr int watched[] = {SIGTERM, SIGINT, SIGUSR1};
@@ -31,7 +34,7 @@ RunControl::RunControl(std::string run_folder, double wall_seconds)
       wall_seconds_(wall_seconds),
       start_(std::chrono::steady_clock::now()) {
   static_assert(std::atomic<int>::is_always_lock_free, "a signal handler must not lock");
-  signals_seen = 0;
+  signals_seen = terminations_seen = 0;
   for (const int signal : watched) {
     struct sigaction action = {};
     action.sa_handler = on_signal;

@@ -124,6 +124,10 @@ class Run {
 
   bool train() {
     const LanguageModelConfig& config = model_->config();
+    if (step_ > config.steps)
+      throw InputError("train/steps = " + std::to_string(config.steps) +
+                       " lies before the checkpoint's step " + std::to_string(step_));
+    if (step_ == 0 && config.steps == 0) save(false);
     double average = 0;
     Clock clock;
     while (step_ < config.steps) {
@@ -139,7 +143,9 @@ class Run {
       const bool evaluates =
           windows_ && (last || (config.eval_every > 0 && step_ % config.eval_every == 0));
       const bool improved = evaluates && evaluate();
-      const StopReason stop = control_.check(communicator_, 2 * average + save_seconds_);
+      // The reserve: one more step, with an evaluation, and a save.
+      const StopReason stop =
+          control_.check(communicator_, 2 * average + eval_seconds_ + save_seconds_);
       double saved = 0;
       if (improved || last || stop != StopReason::none ||
           (config.checkpoint_every > 0 && step_ % config.checkpoint_every == 0))
@@ -221,6 +227,7 @@ class Run {
 
   /// True when this is the best loss so far.
   bool evaluate() {
+    Clock clock;
     const EvaluationReport report = model_->evaluate(*windows_);
     if (communicator_.is_root())
       metrics_.begin()
@@ -238,6 +245,7 @@ class Run {
                   static_cast<long long>(step_), report.loss, report.bits_per_byte,
                   report.accuracy, improved ? " (best)" : "");
     progress_.say(line);
+    eval_seconds_ = clock.lap();
     return improved;
   }
 
@@ -269,7 +277,7 @@ class Run {
   std::int64_t step_ = 0;
   std::int64_t tokens_ = 0;
   double best_loss_ = std::numeric_limits<double>::infinity();
-  double save_seconds_ = 0;
+  double save_seconds_ = 0, eval_seconds_ = 0;
 };
 
 }  // namespace

@@ -28,12 +28,19 @@ class InputError : public Error {
                              std::size_t columns, std::size_t expected_rows,
                              std::size_t expected_columns);
 
-/// Checks a rank-2 view's extents; see fail_shape. `where` and `name` are string literals.
+/// Throws Error: rows must follow each other without padding.
+[[noreturn]] void fail_stride(const std::string& where, const std::string& name,
+                              std::size_t stride, std::size_t columns);
+
+/// Checks a rank-2 view's extents (see fail_shape) and that its rows lie without padding, since
+/// GEMMs are told no stride. `where` and `name` are string literals.
 template <class View>
 void require_shape(const char* where, const char* name, const View& view, std::size_t rows,
                    std::size_t columns) {
   if (view.extent(0) != rows || view.extent(1) != columns)
     fail_shape(where, name, view.extent(0), view.extent(1), rows, columns);
+  if (rows > 1 && static_cast<std::size_t>(view.stride(0)) != columns)
+    fail_stride(where, name, static_cast<std::size_t>(view.stride(0)), columns);
 }
 
 /// The nearest of `candidates` to `name` by edit distance, or "" when none is near.

@@ -11,14 +11,17 @@
 namespace kokomoe {
 
 /// Sums that one MoE layer gathers over its local tokens, on the device as one row of doubles:
-///   [ assignments per expert (E) | probability per expert (E) | sum_t logsumexp(z_t)^2 ]
+///   [ assignments per expert (E) | probability per expert (E) | sum_t logsumexp(z_t)^2 |
+///     sum_t of the router's own auxiliary loss ]
 /// They add over ranks; everything reported about load and auxiliary losses follows from them.
 struct LoadStatistics {
-  static int width(int experts) { return 2 * experts + 1; }
+  static int width(int experts) { return 2 * experts + 2; }
+  static int router_loss(int experts) { return 2 * experts + 1; }  ///< place in the row
 };
 
 /// Fills `statistics` (LoadStatistics::width(E)) from counts (E), probability (T, E) and logits
-/// (T, >= E); without z-loss (`squares` false) the last entry is 0.
+/// (T, >= E); without z-loss (`squares` false) its entry is 0, as is the router's own loss. An empty
+/// probability counts as zeros.
 template <class T>
 void gather_statistics(const ExecutionSpace& space, Arena& scratch,
                        const Vector<const int>& counts, const Matrix<const T>& probability,
@@ -43,6 +46,7 @@ struct LoadMetrics {
   std::vector<double> counts;        ///< assignments per expert
   double balance = 0;                ///< E sum f P, without alpha; 1 when balanced
   double z_square = 0;               ///< mean logsumexp^2
+  double router_loss = 0;            ///< mean of the router's own auxiliary loss
   double entropy = 0;                ///< of the load, in nats; log E when balanced
   double largest_over_mean = 0;      ///< busiest expert over the mean; 1 when balanced
   int dead = 0;                      ///< experts without a token

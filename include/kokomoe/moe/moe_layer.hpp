@@ -36,6 +36,11 @@ template <class T>
 class MoeLayer {
  public:
   struct Saved {
+    // A copy would share the host's offsets with its original.
+    Saved() = default;
+    Saved(Saved&&) = default;
+    Saved& operator=(Saved&&) = default;
+
     Matrix<const T> x;
     Matrix<T> logits;
     Routing<T> routing;
@@ -50,12 +55,13 @@ class MoeLayer {
   /// numbers. Throws InputError when router, options, k or losses do not go together.
   MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& store, const std::string& name);
 
-  /// x, y (T, d). `statistics`: LoadStatistics::width(E) doubles of local sums, or empty.
+  /// x, y (T, d), not the same memory: backward reads x. Collective in training when there is a
+  /// load-balance loss. `statistics`: LoadStatistics::width(E) doubles of local sums, or empty.
   /// `replay`: a Routing recorded before (see Routing::clone) to follow instead of drawing.
   void forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y, Saved& saved,
                const Vector<double>& statistics = {}, const Routing<T>* replay = nullptr) const;
 
-  /// dy (T, d) -> writes dx (T, d); parameter gradients go to the store. Includes the gradients of
+  /// dy (T, d) -> writes dx (T, d), not the same memory; needs ctx.update_tokens. Parameter gradients go to the store. Includes the gradients of
   /// the auxiliary losses.
   void backward(const StepContext& ctx, Saved& saved, const Matrix<const T>& dy,
                 const Matrix<T>& dx) const;

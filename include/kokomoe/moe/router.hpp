@@ -28,6 +28,7 @@ struct RouterFeedback {
   Matrix<const T> d_output;       ///< (T, d) dL/d(sum of weighted expert outputs)
   /// (T, E) dL/dP of probability-based auxiliary losses (load balance); may be empty.
   Matrix<const T> d_probability;
+  Vector<const double> counts;    ///< (E) assignments over all ranks, of this micro-batch
 };
 
 /// Global facts of a finished update, for state that moves between steps.
@@ -63,6 +64,11 @@ class Router {
   /// Adds what the router itself gives to the output (T, d): Default MoE's table. Default: nothing.
   virtual void add_output(const StepContext&, const Routing<T>&, const Matrix<T>&) const {}
 
+  /// ADDS to sum (1) the router's own auxiliary loss, summed over this rank's tokens and weighted;
+  /// its gradient belongs into logits_backward. Default: it has none.
+  virtual void add_auxiliary_loss(const StepContext&, const Routing<T>&,
+                                  const Vector<double>& /*sum*/) const {}
+
   /// ADDS dL/dz to d_z (T, logit_columns()), which may already hold the z-loss' share.
   virtual void logits_backward(const StepContext& ctx, const Matrix<const T>& z,
                                const Routing<T>& routing, const RouterFeedback<T>& feedback,
@@ -72,7 +78,8 @@ class Router {
   virtual void project_backward(const StepContext& ctx, const Matrix<const T>& x,
                                 const Matrix<const T>& d_z, const Matrix<T>& d_x) const;
 
-  /// Sees each row's expert output (n, d) and its slot, for routers that learn from outputs.
+  /// Sees each row's expert output (n, d) and its slot, for routers that learn from outputs; in
+  /// training only, and not under replay.
   virtual void after_experts(const StepContext&, const Routing<T>&, const Matrix<const T>&,
                              const Vector<const int>& /*slot_of_row*/) {}
   /// Once per optimizer step, after gradients: biases, lambdas, baselines.

@@ -28,6 +28,9 @@ struct Routing {
   /// averages these unless `balance_probability` is given.
   Matrix<T> probability;
   Matrix<T> balance_probability;
+  /// (E) assignments that the load-balance loss counts, where these are not those that run (first
+  /// choices only, or before a capacity dropped some); empty = those that run.
+  Vector<int> balance_counts;
   Matrix<unsigned char> kept;  ///< (T, E) 1 = took part in the choice; empty = all did
   Vector<T> scale;             ///< (N) s of weight = s p, where the router draws one; else empty
 

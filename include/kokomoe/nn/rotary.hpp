@@ -13,7 +13,7 @@ class Rotary {
  public:
   Rotary() = default;
   /// Throws InputError when head_width is odd.
-  Rotary(int positions, int head_width);
+  Rotary(const ExecutionSpace& space, int positions, int head_width);
 
   /// Turns `heads` heads that start at column `first` of x (T, any), in place; `inverse` turns
   /// back, which is what a gradient needs. ctx.tokens.position must lie below `positions`.

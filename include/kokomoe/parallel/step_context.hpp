@@ -22,9 +22,10 @@ struct PackedTokens {
   Vector<const int> position;                 ///< (T) position inside the sequence
 };
 
-/// Rows that are no text: one sequence, row r at position r. For codes that hand over plain matrices.
-/// Allocates: call it once for each number of rows.
-PackedTokens number_rows(const ExecutionSpace& space, int rows);
+/// Rows that are no text, for codes that hand over plain matrices: row r of this rank has the global
+/// number first_row + r, which keys its draws, so that ranks draw independently. Sequence
+/// number / 2^24, position number % 2^24. Throws Error beyond 2^56 rows. Allocates: call it once.
+PackedTokens number_rows(const ExecutionSpace& space, int rows, std::int64_t first_row = 0);
 
 /// What every layer is told about the step that it takes part in. Layers keep none of it.
 struct StepContext {

@@ -89,6 +89,7 @@ class ParameterStore {
   void allocate(const ExecutionSpace& space, std::uint64_t seed);
   bool allocated() const { return allocated_; }
 
+  /// All accessors throw Error before allocate and for handles that no add gave.
   /// Local values: last axis = columns, all others folded into rows (a vector is one row).
   Matrix<T> value(ParameterHandle handle) const;
   /// Values of local expert e as (shape[1], shape[2]); a 2-axis tensor gives one row.
@@ -121,6 +122,7 @@ class ParameterStore {
   std::size_t bytes() const;       ///< held by this rank
 
  private:
+  void require_usable(ParameterHandle handle) const;
   Matrix<T> as_matrix(const Vector<T>& flat, const Entry& entry) const;
   Matrix<T> as_expert(const Vector<T>& flat, const Entry& entry, int local_expert) const;
 

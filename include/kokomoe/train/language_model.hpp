@@ -64,6 +64,7 @@ class LanguageModel {
 
  private:
   StepContext context(const HostBatch& batch, bool training, std::int64_t step);
+  void end_step(std::int64_t step);
   void check_finite(const UpdateReport& report) const;
 
   LanguageModelConfig config_;
@@ -76,6 +77,7 @@ class LanguageModel {
   typename DecoderLm<T>::Saved state_;
   HostBatch host_batch_;
   DeviceBatch device_batch_;
+  Vector<double> counts_;      ///< (MoE layers, E) of one update, over all ranks
   Vector<double> statistics_;  ///< micro-batches of [loss sums | MoE layers]
   Vector<double>::host_mirror_type host_statistics_;
   // Kept between updates, which so ask for no memory.

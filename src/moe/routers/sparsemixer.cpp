@@ -126,6 +126,9 @@ Routing<T> SparseMixerRouter<T>::route_logits(const StepContext& ctx, const Matr
                                     argmax_exception_};
   const bool training = ctx.training, replaying = replay != nullptr;
   const Routing<T> old = replaying ? *replay : Routing<T>();
+  if (replaying && (old.slots() != tokens || old.kept.extent(0) != rows ||
+                    old.scale.extent(0) != rows))
+    fail("SparseMixerRouter", "the routing to replay is of another router");
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::sparsemixer"),
       Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, tokens), KOKKOS_LAMBDA(const int t) {

@@ -30,6 +30,8 @@ Routing<T> SwitchRouter<T>::route_logits(const StepContext& ctx, const Matrix<co
   const Vector<int> expert = routing.expert;
   const Vector<T> weight = routing.weight;
   const Vector<const int> replayed = replay != nullptr ? replay->expert : Vector<int>();
+  if (replay != nullptr && replay->slots() != tokens)
+    fail("SwitchRouter", "the routing to replay is of another router");
   const detail::Jitter<T> jitter(ctx, this->stream(ctx, Purpose::jitter), jitter_);
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::switch"),

@@ -40,6 +40,8 @@ Routing<T> TopKRouter<T>::route_logits(const StepContext& ctx, const Matrix<cons
   const Vector<int> expert = routing.expert;
   const Vector<T> weight = routing.weight;
   const Vector<const int> replayed = replay != nullptr ? replay->expert : Vector<int>();
+  if (replay != nullptr && replay->slots() != tokens * k)
+    fail("TopKRouter", "the routing to replay is of another router");
   const detail::Jitter<T> jitter(ctx, this->stream(ctx, Purpose::jitter), jitter_);
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::top_k"),

@@ -66,7 +66,7 @@ TEST_CASE("a block's gradient by its input is that of differences, dense and MoE
   config.moe.balance = config.moe.z_loss = 0;
   config.moe.activation = Activation::swiglu;
   ParameterStore<double> store;
-  const Rotary<double> rotary(40, 4);
+  const Rotary<double> rotary(ExecutionSpace(), 40, 4);
   const Block<double> block(config, &rotary, store, "block");
   CHECK((block.moe() != nullptr) == sparse);
   store.allocate(ExecutionSpace(), 1);

@@ -20,12 +20,12 @@ TEMPLATE_TEST_CASE("statistics are counts, probability sums and squares", "[auxi
   for (const std::size_t tokens : {0u, 1u, 300u})
     for (const bool squares : {true, false}) {
       const auto p = Draw(1).many<T>(tokens * experts), z = Draw(2).many<T>(tokens * experts, 30);
-      const Vector<double> statistics("statistics", 7);
+      const Vector<double> statistics("statistics", LoadStatistics::width(experts));
       Kokkos::deep_copy(statistics, -1.0);
       gather_statistics<T>(ExecutionSpace(), scratch, device_vector(std::vector<int>{5, 0, 2}),
                            device_matrix(tokens, experts, p), device_matrix(tokens, experts, z),
                            squares, statistics);
-      std::vector<double> expected{5, 0, 2, 0, 0, 0, 0};
+      std::vector<double> expected{5, 0, 2, 0, 0, 0, 0, 0};
       for (std::size_t t = 0; t < tokens; ++t) {
         double sum = 0;
         for (std::size_t e = 0; e < experts; ++e) {

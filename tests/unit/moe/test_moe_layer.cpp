@@ -260,3 +260,29 @@ TEST_CASE("a layer refuses what does not go together", "[layer]") {
       message_of<Error>([&] { rig.layer.backward(rig.step.ctx, rig.saved, shallow, rig.dx); }),
       contains("dy has shape (8, 5), expected (9, 5)"));
 }
+
+TEST_CASE("misuse is refused with its reason", "[layer]") {
+  MoeConfig config = small_config("sparsemixer");
+  config.balance = 0.01;
+  LayerRig<float> rig(config, {7});
+  rig.forward();
+  const Routing<float> other = rig.saved.routing.clone(ExecutionSpace());
+  LayerRig<float> longer(config, {9});
+  typename MoeLayer<float>::Saved saved;
+  CHECK_THAT(message_of<Error>([&] {
+               longer.layer.forward(longer.step.ctx, longer.x, longer.y, saved, {}, &other);
+             }),
+             contains("7 tokens"));
+  CHECK_THAT(message_of<Error>(
+                 [&] { longer.layer.forward(longer.step.ctx, longer.x, longer.x, saved); }),
+             contains("y is x"));
+  longer.forward();
+  longer.step.ctx.update_tokens = 0;
+  CHECK_THAT(message_of<Error>([&] { longer.backward(); }), contains("update_tokens"));
+
+  ParameterStore<float> store;
+  const auto handle = store.add({"w", {2, 2}, Initializer::constant(0)});
+  CHECK_THAT(message_of<Error>([&] { store.value(handle); }), contains("before allocate"));
+  store.allocate(ExecutionSpace(), 1);
+  CHECK_THAT(message_of<Error>([&] { store.value({}); }), contains("handle"));
+}

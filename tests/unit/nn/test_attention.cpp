@@ -15,7 +15,7 @@ namespace {
 /// One attention layer with random parameters, biases too.
 struct Layer {
   Layer(const AttentionConfig& config, bool turn, std::uint64_t seed = 13)
-      : rotary(200, config.d_model / config.heads),
+      : rotary(ExecutionSpace(), 200, config.d_model / config.heads),
         attention(config, turn ? &rotary : nullptr, store, "attention") {
     store.allocate(ExecutionSpace(), 1);
     Draw draw(seed);

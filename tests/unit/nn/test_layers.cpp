@@ -188,7 +188,7 @@ TEST_CASE("Embedding looks up rows and sums their gradients over tokens", "[nn]"
 TEST_CASE("Rotary turns channel pairs by position times frequency, and back", "[nn]") {
   const int heads = 3, width = 6, first = 4, columns = 4 + heads * width + 2;
   PackedStep step({1, 9, 40});
-  const Rotary<double> rotary(50, width);
+  const Rotary<double> rotary(ExecutionSpace(), 50, width);
   REQUIRE(rotary.positions() == 50);
   Draw draw(5);
   const auto n = static_cast<std::size_t>(columns);
@@ -213,9 +213,9 @@ TEST_CASE("Rotary turns channel pairs by position times frequency, and back", "[
 }
 
 TEST_CASE("Rotary refuses odd head widths and positions past its table", "[nn]") {
-  CHECK_THAT(message_of<InputError>([] { Rotary<double>(10, 5); }), contains("even head width"));
+  CHECK_THAT(message_of<InputError>([] { Rotary<double>(ExecutionSpace(), 10, 5); }), contains("even head width"));
   PackedStep step({11});
-  const Rotary<double> rotary(10, 4);
+  const Rotary<double> rotary(ExecutionSpace(), 10, 4);
   const Matrix<double> x("x", 11, 4);
   CHECK_THAT(message_of<Error>([&] { rotary.apply(step.ctx, x, 0, 1, false); }),
              contains("11 tokens exceeds the 10 positions"));
