@@ -6,6 +6,8 @@
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/train/training_run.hpp"
 
+#include <cmath>
+#include <cstdio>
 #include <iostream>
 #include <memory>
 
@@ -68,7 +70,14 @@ struct GenerateOptions {
   std::int64_t seed = 1;
 };
 
-/// One output line for each input: newlines and backslashes inside are escaped.
+/// "\x1b" and the like: a model of bytes may say anything, and a terminal obeys.
+std::string control_escape(char c) {
+  char text[8];
+  std::snprintf(text, sizeof text, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
+  return text;
+}
+
+/// One output line for each input: newlines, backslashes and control bytes inside are escaped.
 std::string escaped(const std::string& text) {
   std::string line;
   for (const char c : text) {
@@ -78,6 +87,8 @@ std::string escaped(const std::string& text) {
       line += "\\r";
     else if (c == '\\')
       line += "\\\\";
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      line += control_escape(c);
     else
       line += c;
   }
@@ -128,7 +139,10 @@ void add_generate(CLI::App& program, Action& action) {
       "generate", "continue prompts; one line each, from --prompt or standard input");
   command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
       ->required();
-  command->add_option("--prompt", options->prompts, "text to continue; may be repeated");
+  command->add_option("--prompt", options->prompts, "text to continue; may be repeated")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
   command->add_option("--tokens", options->tokens, "how many to add")
       ->check(CLI::Range(0, 1 << 22));
   command->add_option("--temperature", options->temperature, "0 = always the most probable")
@@ -140,6 +154,8 @@ void add_generate(CLI::App& program, Action& action) {
   command->footer("Example: echo 'In the beginning' | kokomoe generate -r runs/first");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
+      if (!std::isfinite(options->temperature))
+        throw InputError("--temperature is not a number");
       if (communicator.size() > 1)
         throw InputError("generate runs on one rank, not " + std::to_string(communicator.size()));
       return with_model(options->from, options->overrides, communicator,

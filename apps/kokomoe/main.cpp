@@ -61,7 +61,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
       "Examples:\n"
       "  kokomoe train -i inputs/lm/quickstart.toml -d runs/first\n"
       "  kokomoe train -i inputs/lm/quickstart.toml -d runs/switch moe/router=switch\n"
-      "  kokomoe train -i inputs/lm/quickstart.toml -d runs/first -r last -t 01:30:00\n"
+      "  kokomoe train -d runs/first -r last -t 01:30:00\n"
       "  kokomoe eval -r runs/first --json -\n"
       "  kokomoe generate -r runs/first --prompt 'And God said'\n"
       "Kokkos' options (--kokkos-num-threads=2, --kokkos-help, ...) may stand anywhere.\n"

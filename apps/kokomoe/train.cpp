@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "command.hpp"
 
+#include "kokomoe/core/error.hpp"
 #include "kokomoe/train/run_control.hpp"
 #include "kokomoe/train/training_run.hpp"
 
@@ -34,6 +35,8 @@ void add_train(CLI::App& program, Action& action) {
     action = [options](const Communicator& communicator) -> int {
       if (!options->wall.empty())
         options->training.wall_seconds = parse_duration(options->wall);
+      if (!options->wall.empty() && options->training.wall_seconds <= 0)
+        throw InputError("-t " + options->wall + ": no time to run in");
       return train_language_model(options->training, communicator) ? done : stopped_early;
     };
   });

@@ -10,6 +10,7 @@
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/run_control.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -124,9 +125,6 @@ class Run {
 
   bool train() {
     const LanguageModelConfig& config = model_->config();
-    if (step_ > config.steps)
-      throw InputError("train/steps = " + std::to_string(config.steps) +
-                       " lies before the checkpoint's step " + std::to_string(step_));
     if (step_ == 0 && config.steps == 0) save(false);
     double average = 0;
     Clock clock;
@@ -280,6 +278,57 @@ class Run {
   double save_seconds_ = 0, eval_seconds_ = 0;
 };
 
+std::string value_text(const Deck& deck, const KeySpec& key) {
+  struct Text {
+    const Deck& deck;
+    const std::string& name;
+    std::string operator()(std::int64_t) const { return std::to_string(deck.integer(name)); }
+    std::string operator()(double) const {
+      char text[40];
+      std::snprintf(text, sizeof text, "%.17g", deck.real(name));
+      return text;
+    }
+    std::string operator()(bool) const { return deck.boolean(name) ? "true" : "false"; }
+    std::string operator()(const std::string&) const { return '"' + deck.text(name) + '"'; }
+    std::string operator()(const std::vector<std::string>&) const {
+      std::string text;
+      for (const std::string& item : deck.list(name))
+        text += (text.empty() ? "\"" : ", \"") + item + '"';
+      return '[' + text + ']';
+    }
+  };
+  return std::visit(Text{deck, key.name}, key.default_value);
+}
+
+/// A resumed run is the same run: what makes the model and its draws may change only where this
+/// command says so itself. Other changes are noted.
+void compare_with_checkpoint(const Deck& deck, const std::string& checkpoint,
+                             const std::vector<std::string>& overrides,
+                             std::vector<std::string>& notes) {
+  const Deck before = deck_of_checkpoint(checkpoint, {});
+  const Schema schema = language_model_schema();
+  for (const KeySpec& key : schema.keys()) {
+    const std::string was = value_text(before, key), is = value_text(deck, key);
+    if (was == is) continue;
+    const auto says_so = [&](const std::string& text) {
+      return text.compare(0, key.name.size() + 1, key.name + "=") == 0;
+    };
+    const std::string section = key.name.substr(0, key.name.find('/'));
+    if ((section == "model" || section == "moe" || section == "run") &&
+        std::none_of(overrides.begin(), overrides.end(), says_so))
+      throw InputError("resuming would change " + key.name + " from " + was + " to " + is +
+                       ": repeat the overrides of the first command, or leave -i out to go on with "
+                       "the checkpoint's own deck");
+    notes.push_back(key.name + " was " + was + ", is " + is);
+  }
+}
+
+bool lies_in(const std::string& checkpoint, const std::string& run_folder) {
+  std::error_code ignored;
+  const fs::path checkpoints = fs::path(run_folder) / "checkpoints";
+  return fs::equivalent(fs::path(checkpoint).parent_path(), checkpoints, ignored);
+}
+
 }  // namespace
 
 std::string start_banner(const Communicator& communicator) {
@@ -297,6 +346,7 @@ Deck deck_of_checkpoint(const std::string& step_folder,
 }
 
 bool train_language_model(const TrainingOptions& options, const Communicator& communicator) {
+  if (options.run_folder.empty()) throw InputError("the run folder -d has an empty name");
   std::string checkpoint;
   const bool exists = is_run(options.run_folder);
   if (exists && options.resume.empty())
@@ -311,6 +361,9 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
   } else if (!options.resume.empty()) {
     checkpoint = resolve_checkpoint(options.resume);
   }
+  if (exists && !checkpoint.empty() && !lies_in(checkpoint, options.run_folder))
+    throw InputError("run folder \"" + options.run_folder + "\" holds another run than " +
+                     checkpoint + ": choose another with -d");
   if (options.deck.empty() && checkpoint.empty())
     throw InputError("no deck: name one with -i");
   const Deck deck = options.deck.empty()
@@ -318,6 +371,13 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
                         : Deck::load(options.deck, language_model_schema(), options.overrides);
   std::vector<std::string> notes;
   const LanguageModelConfig config = read_language_model_deck(deck, notes);
+  if (!checkpoint.empty()) {
+    compare_with_checkpoint(deck, checkpoint, options.overrides, notes);
+    const std::int64_t step = read_manifest(checkpoint).step;
+    if (step > config.steps)
+      throw InputError("train/steps = " + std::to_string(config.steps) +
+                       " lies before the checkpoint's step " + std::to_string(step));
+  }
   Progress progress(communicator.is_root(), config.steps);
   progress.say(start_banner(communicator));
   for (const std::string& note : notes) progress.say("note: " + note);

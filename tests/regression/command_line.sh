@@ -36,6 +36,13 @@ expect 2 'no tensor matches' kokomoe train -i deck.toml -d never 'train/freeze=[
 expect 0 'done: 6 steps' kokomoe train -i deck.toml -d run checkpoint/every=2
 expect 2 'holds a run already' kokomoe train -i deck.toml -d run
 expect 0 'done: 6 steps' kokomoe train -i deck.toml -d run -r last
+expect 2 'would change moe/router from "sparsemixer" to "switch"' \
+  bash -c 'sed "s/^experts/router = \"switch\"\nexperts/" deck.toml >other.toml
+           "$KOKOMOE_PROGRAM" train -i other.toml -d run -r last'
+expect 2 'lies before' kokomoe train -d run -r last train/steps=4
+expect 2 'empty name' kokomoe train -i deck.toml -d ''
+expect 2 'no time' kokomoe train -i deck.toml -d never -t 0
+[[ $(grep -c '"loss"' run/metrics.jsonl) == 6 ]] || fail "a refused resume cut the metrics"
 expect 0 'starting fresh' kokomoe train -i deck.toml -d fresh -r last train/steps=1
 expect 2 '.' kokomoe eval -r nothing
 expect 0 'bits per byte' kokomoe eval -r run --json eval.json
@@ -51,6 +58,7 @@ assert all(key in rows[0] for key in keys.split()), rows[0]
 assert abs(rows[0]["loss"] - rows[0]["task_loss"] - rows[0]["aux_loss"]) < 1e-9
 assert any("eval_loss" in row for row in rows)
 PY
+expect 2 'holds another run' kokomoe train -d run -r fresh/checkpoints/step_1
 truncate -s -100 run/checkpoints/step_6/state.h5
 expect 2 'step_6/state.h5.*damaged' kokomoe eval -r run
 grep -q 'step_4' output.txt || fail "the older checkpoint is not offered"
