@@ -111,6 +111,11 @@ bool Deck::given(const std::string& key) const {
   return found != state_->settings.end() && found->second.origin != detail::Origin::default_value;
 }
 
+bool Deck::overridden(const std::string& key) const {
+  const auto found = state_->settings.find(key);
+  return found != state_->settings.end() && found->second.origin == detail::Origin::override_text;
+}
+
 bool Deck::known(const std::string& key) const {
   return state_->schema.find(key) != nullptr;
 }
@@ -142,6 +147,7 @@ std::string Deck::effective() const {
     for (const KeySpec& key : state_->schema.keys()) {
       if (section_of(key.name) != section) continue;
       const detail::Setting& setting = state_->settings.at(key.name);
+      if (key.hidden && setting.origin == detail::Origin::default_value) continue;
       // A required key has no default: without it there would be no deck.
       std::string line = section.empty() ? key.name : key.name.substr(section.size() + 1);
       line += " = " + toml_text(setting.value);

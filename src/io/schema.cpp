@@ -55,6 +55,11 @@ KeySpec KeySpec::required() && {
   return std::move(*this);
 }
 
+KeySpec KeySpec::unlisted() && {
+  hidden = true;
+  return std::move(*this);
+}
+
 const char* KeySpec::type_name() const {
   constexpr const char* names[] = {"an integer", "a real number", "true or false", "text",
                                    "a list of text"};
@@ -72,6 +77,8 @@ Schema& Schema::add(KeySpec key) {
   if (old.default_value.index() != key.default_value.index())
     fail("Schema", "\"" + key.name + "\" is " + old.type_name() + " already and cannot become " +
                        key.type_name());
+  old.minimum = std::min(old.minimum, key.minimum);
+  old.maximum = std::max(old.maximum, key.maximum);
   // An empty list of choices allows everything: merging must not narrow it.
   if (key.choices.empty()) old.choices.clear();
   if (!old.choices.empty())

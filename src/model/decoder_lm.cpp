@@ -51,6 +51,8 @@ DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
     block.sparse = config.moe_every > 0 && i % config.moe_every == 0;
     block.moe = config.moe;
     block.moe.output_scale = residual_scale;
+    block.moe.causal = true;
+    block.moe.vocabulary = config.vocabulary;
     block.layer = i;
     blocks_.emplace_back(block, rotary_.get(), store, "blocks." + std::to_string(i));
   }

@@ -78,6 +78,135 @@ void balance_gradient(const ExecutionSpace& space, double alpha,
       });
 }
 
+namespace {
+
+/// Calls count(token, expert) for each slot that is counted.
+template <class T, class Count>
+void for_each_counted(const ExecutionSpace& space, const Routing<T>& routing, const Count& count) {
+  const int experts = routing.experts;
+  const Vector<const int> token = routing.token, expert = routing.expert;
+  const Vector<const unsigned char> counted = routing.counted;
+  const bool all = counted.extent(0) == 0;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::count"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, expert.extent(0)),
+      KOKKOS_LAMBDA(const int n) {
+        const int e = expert(n);
+        if (e >= 0 && e < experts && (all || counted(n) != 0)) count(token(n), e);
+      });
+}
+
+/// Adds one to an entry: whole numbers, so the order does not show.
+struct CountExpert {
+  Vector<int> counts;
+  KOKKOS_INLINE_FUNCTION void operator()(int, int e) const { Kokkos::atomic_add(&counts(e), 1); }
+};
+
+struct CountInSequence {
+  Matrix<int> counts;
+  Vector<const int> sequence;
+  KOKKOS_INLINE_FUNCTION void operator()(int t, int e) const {
+    Kokkos::atomic_add(&counts(sequence(t), e), 1);
+  }
+};
+
+/// (T) the local sequence of each token.
+Vector<const int> sequence_of_token(const StepContext& ctx) {
+  const int sequences = ctx.tokens.sequences;
+  const Vector<int> result = ctx.saved->vector<int>(static_cast<std::size_t>(ctx.tokens.tokens));
+  const Vector<const int> offsets = ctx.tokens.sequence_offsets;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::sequence"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, sequences), KOKKOS_LAMBDA(const int b) {
+        for (int t = offsets(b); t < offsets(b + 1); ++t) result(t) = b;
+      });
+  return result;
+}
+
+template <class View>
+void set_zero(const ExecutionSpace& space, const View& view) {
+  Kokkos::deep_copy(space, view, typename View::value_type(0));
+}
+
+}  // namespace
+
+template <class T>
+Vector<int> count_assignments(const ExecutionSpace& space, Arena& arena,
+                              const Routing<T>& routing) {
+  const Vector<int> counts = arena.vector<int>(static_cast<std::size_t>(routing.experts));
+  set_zero(space, counts);
+  for_each_counted(space, routing, CountExpert{counts});
+  return counts;
+}
+
+template <class T>
+Matrix<int> count_by_sequence(const StepContext& ctx, const Routing<T>& routing) {
+  const Matrix<int> counts =
+      ctx.saved->matrix<int>(static_cast<std::size_t>(ctx.tokens.sequences),
+                             static_cast<std::size_t>(routing.experts));
+  set_zero(ctx.space, counts);
+  for_each_counted(ctx.space, routing, CountInSequence{counts, sequence_of_token(ctx)});
+  return counts;
+}
+
+template <class T>
+void add_sequence_balance(const StepContext& ctx, double alpha, const Matrix<const int>& counts,
+                          const Matrix<const T>& probability, const Vector<double>& sum) {
+  const int experts = static_cast<int>(counts.extent(1));
+  const int sequences = ctx.tokens.sequences;
+  const Vector<const int> offsets = ctx.tokens.sequence_offsets;
+  const Vector<double> by_sequence =
+      ctx.saved->vector<double>(static_cast<std::size_t>(sequences));
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::sequence_balance"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, sequences), KOKKOS_LAMBDA(const int b) {
+        double assignments = 0, value = 0;
+        for (int e = 0; e < experts; ++e) assignments += counts(b, e);
+        for (int t = offsets(b); t < offsets(b + 1); ++t)
+          for (int e = 0; e < experts; ++e) value += counts(b, e) * probability(t, e);
+        by_sequence(b) = assignments > 0 ? alpha * experts * value / assignments : 0;
+      });
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::sequence_balance_sum"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, 1), KOKKOS_LAMBDA(const int) {
+        for (int b = 0; b < sequences; ++b) sum(0) += by_sequence(b);
+      });
+}
+
+template <class T>
+void sequence_balance_gradient(const StepContext& ctx, double alpha,
+                               const Matrix<const int>& counts, const Matrix<T>& d_probability) {
+  const int experts = static_cast<int>(counts.extent(1));
+  const Vector<const int> offsets = ctx.tokens.sequence_offsets;
+  const double scale = alpha * experts / ctx.update_tokens;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::sequence_balance_gradient"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, ctx.tokens.sequences),
+      KOKKOS_LAMBDA(const int b) {
+        double assignments = 0;
+        for (int e = 0; e < experts; ++e) assignments += counts(b, e);
+        for (int t = offsets(b); t < offsets(b + 1); ++t)
+          for (int e = 0; e < experts; ++e)
+            d_probability(t, e) =
+                assignments > 0 ? static_cast<T>(scale * counts(b, e) / assignments) : T(0);
+      });
+}
+
+void add_local_balance(const StepContext& ctx, double alpha, const Vector<const double>& counts,
+                       const Vector<const double>& statistics, const Vector<double>& sum) {
+  const int experts = static_cast<int>(counts.extent(0));
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::local_balance"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, 1), KOKKOS_LAMBDA(const int) {
+        double assignments = 0, value = 0;
+        for (int e = 0; e < experts; ++e) {
+          assignments += counts(e);
+          value += counts(e) * statistics(experts + e);
+        }
+        if (assignments > 0) sum(0) += alpha * experts * value / assignments;
+      });
+}
+
 template <class T>
 void z_loss_gradient(const ExecutionSpace& space, double c, const Matrix<const T>& z, int experts,
                      double tokens, const Matrix<T>& d_z) {
@@ -133,6 +262,12 @@ void load_metrics(std::span<const double> statistics, int experts, double tokens
 }
 
 #define KOKOMOE_INSTANTIATE(T)                                                                   \
+  template Vector<int> count_assignments<T>(const ExecutionSpace&, Arena&, const Routing<T>&);   \
+  template Matrix<int> count_by_sequence<T>(const StepContext&, const Routing<T>&);              \
+  template void add_sequence_balance<T>(const StepContext&, double, const Matrix<const int>&,    \
+                                        const Matrix<const T>&, const Vector<double>&);          \
+  template void sequence_balance_gradient<T>(const StepContext&, double,                         \
+                                             const Matrix<const int>&, const Matrix<T>&);        \
   template void gather_statistics<T>(const ExecutionSpace&, Arena&, const Vector<const int>&,    \
                                      const Matrix<const T>&, const Matrix<const T>&, bool,       \
                                      const Vector<double>&);                                     \

@@ -5,6 +5,7 @@
 #include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/moe/capacity.hpp"
 #include "kokomoe/moe/combine.hpp"
 
 #include <chrono>
@@ -36,6 +37,12 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_{};
 };
 
+const MoeConfig& possible(const MoeConfig& config) {
+  if (const auto refusal = impossible(config))
+    throw InputError(refusal->key + ": " + refusal->reason);
+  return config;
+}
+
 ExpertsConfig experts_config(const MoeConfig& config) {
   return {config.experts, config.d_model, config.d_hidden, config.activation,
           config.bias,    true,           config.output_scale};
@@ -55,6 +62,26 @@ void multiply_columns(const ExecutionSpace& space, const Matrix<const T>& x,
       });
 }
 
+/// y += x.
+template <class T>
+void add_rows(const ExecutionSpace& space, const Matrix<const T>& x, const Matrix<T>& y) {
+  const int columns = static_cast<int>(y.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("moe::combine::add"), space, static_cast<int>(y.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
+        const T* const from = &x(row.index(), 0);
+        T* const to = &y(row.index(), 0);
+        row.each(columns, [&](const int j) { to[j] += from[j]; });
+      });
+}
+
+/// What the load-balance loss averages.
+template <class T>
+const Matrix<T>& balance_probability(const Routing<T>& routing) {
+  return routing.balance_probability.extent(0) != 0 ? routing.balance_probability
+                                                    : routing.probability;
+}
+
 template <class T>
 void check_replay(const Routing<T>& replay, int tokens, int experts) {
   if (replay.tokens == tokens && replay.experts == experts) return;
@@ -69,21 +96,20 @@ void check_replay(const Routing<T>& replay, int tokens, int experts) {
 template <class T>
 MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& store,
                       const std::string& name)
-    : config_(config),
+    : config_(possible(config)),
       store_(&store),
       router_(make_router<T>(config.router,
-                             {config.d_model, config.experts, config.k, layer, name + ".router"},
+                             router_place(config, layer, name + ".router"),
                              config.options, store)),
       experts_(experts_config(config), store, name + ".experts"),
       owned_(store.experts(config.experts)) {
-  if (config.balance != 0 && !router_info(config.router).balance_loss)
-    throw InputError("router \"" + config.router + "\" balances by itself: balance must be 0, not " +
-                     std::to_string(config.balance));
-  if (config.z_loss != 0 && router_->logit_columns() < config.experts)
-    throw InputError("router \"" + config.router + "\" has no logits: z_loss must be 0");
   if (!owned_.all())
     throw InputError("experts sharded over ranks need an exchange, which this version has not: use "
                      "one expert rank");
+  if (config.shared_experts > 0)
+    shared_.emplace(ExpertsConfig{1, config.d_model, config.d_hidden * config.shared_experts,
+                                  config.activation, config.bias, false, config.output_scale},
+                    store, name + ".shared");
   if (config.output_gain)
     gain_ = store.add({name + ".output_gain",
                        {static_cast<std::size_t>(config.d_model)},
@@ -118,12 +144,15 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   saved.x = x;
   saved.logits = router_->project(ctx, x);
   saved.routing = router_->route_logits(ctx, saved.logits, replay);
+  if (config_.capacity_factor > 0)
+    apply_capacity<T>(ctx, RoutingGroups(ctx, config_.routing_group), config_.k,
+                      config_.capacity_factor, config_.capacity_drop, saved.routing);
   const Routing<T>& routing = saved.routing;
   watch.add_to(saved.seconds_router);
 
   build_dispatch_plan(ctx.space, *ctx.saved, *ctx.scratch, static_cast<int>(tokens),
-                      config_.experts, routing.slots_per_token, routing.token, routing.expert,
-                      saved.plan);
+                      config_.experts, routing.slots_per_token, routing.token,
+                      routing.running(ctx.space, *ctx.saved), saved.plan);
   const auto rows = static_cast<std::size_t>(saved.plan.rows());
   const Matrix<T> gathered = ctx.saved->template matrix<T>(rows, d);
   gather_rows<T>(ctx.space, saved.plan, x, gathered);
@@ -134,21 +163,25 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
           ? statistics
           : ctx.saved->template vector<double>(
                 static_cast<std::size_t>(LoadStatistics::width(config_.experts)));
+  const bool ran_is_counted = routing.counted.extent(0) == 0 && routing.dropped.extent(0) == 0;
   gather_statistics<T>(ctx.space, *ctx.scratch,
-                       routing.balance_counts.extent(0) != 0 ? routing.balance_counts
-                                                             : saved.plan.counts,
-                       routing.balance_probability.extent(0) != 0 ? routing.balance_probability
-                                                                  : routing.probability,
-                       saved.logits, config_.z_loss != 0, sums);
-  saved.global_counts = ctx.saved->template vector<double>(experts);
-  Kokkos::deep_copy(ctx.space, saved.global_counts,
-                    Vector<double>(sums.data(), experts));
-  // Balance is global: a loss on each rank's own counts measurably hurts.
-  if (config_.balance != 0 && ctx.training)
-    ctx.communicator->all_reduce_sum(ctx.space, saved.global_counts);
-  router_->add_auxiliary_loss(
-      ctx, routing,
-      Vector<double>(sums.data() + LoadStatistics::router_loss(config_.experts), 1));
+                       ran_is_counted ? saved.plan.counts
+                                      : count_assignments<T>(ctx.space, *ctx.saved, routing),
+                       balance_probability(routing), saved.logits, config_.z_loss != 0, sums);
+  saved.counts = ctx.saved->template vector<double>(experts);
+  Kokkos::deep_copy(ctx.space, saved.counts, Vector<double>(sums.data(), experts));
+  const Vector<double> router_loss(sums.data() + LoadStatistics::router_loss(config_.experts), 1);
+  // By default balance is global: a loss on each rank's own counts measurably hurts.
+  if (config_.balance != 0 && ctx.training && config_.balance_scope == BalanceScope::global)
+    ctx.communicator->all_reduce_sum(ctx.space, saved.counts);
+  if (config_.balance_scope == BalanceScope::sequence && config_.balance != 0) {
+    saved.group_counts = count_by_sequence<T>(ctx, routing);
+    add_sequence_balance<T>(ctx, config_.balance, saved.group_counts, balance_probability(routing),
+                            router_loss);
+  } else if (config_.balance_scope == BalanceScope::micro_batch && config_.balance != 0) {
+    add_local_balance(ctx, config_.balance, saved.counts, sums, router_loss);
+  }
+  router_->add_auxiliary_loss(ctx, routing, router_loss);
   watch.add_to(saved.seconds_router);
 
   ArenaScope scope(*ctx.scratch);
@@ -163,6 +196,13 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   const Matrix<T> mixed = gain_.valid() ? saved.mixed : y;
   combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed);
   router_->add_output(ctx, routing, mixed);
+  if (shared_) {
+    const Matrix<T> shared = ctx.scratch->template matrix<T>(tokens, d);
+    saved.shared_rows = {0, static_cast<int>(tokens)};
+    shared_->forward(ctx.space, *ctx.saved, *ctx.scratch, x, saved.shared_rows,
+                     Vector<const int>(), shared, saved.shared_experts);
+    add_rows<T>(ctx.space, shared, mixed);
+  }
   if (gain_.valid()) multiply_columns<T>(ctx.space, mixed, store_->value_vector(gain_), y);
   watch.add_to(saved.seconds_combine);
 }
@@ -212,13 +252,23 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   const Vector<T> d_weight = ctx.scratch->template vector<T>(slots);
   rows_to_slots<T>(ctx.space, plan, d_row_weight, d_weight);
   watch.add_to(saved.seconds_dispatch);
+  if (shared_) {
+    const Matrix<T> d_x = ctx.scratch->template matrix<T>(tokens, d);
+    shared_->backward(ctx.space, *ctx.scratch, saved.shared_experts, saved.shared_rows,
+                      Vector<const int>(), d_mixed, Vector<const T>(), d_x, Vector<T>());
+    add_rows<T>(ctx.space, d_x, dx);
+    watch.add_to(saved.seconds_experts);
+  }
 
-  RouterFeedback<T> feedback{d_weight, d_mixed, Matrix<const T>(), saved.global_counts};
+  RouterFeedback<T> feedback{d_weight, d_mixed, Matrix<const T>(), saved.counts};
   if (config_.balance != 0) {
     const Matrix<T> d_probability =
         ctx.scratch->template matrix<T>(tokens, static_cast<std::size_t>(config_.experts));
-    balance_gradient<T>(ctx.space, config_.balance, saved.global_counts, ctx.update_tokens,
-                        d_probability);
+    if (config_.balance_scope == BalanceScope::sequence)
+      sequence_balance_gradient<T>(ctx, config_.balance, saved.group_counts, d_probability);
+    else
+      balance_gradient<T>(ctx.space, config_.balance, saved.counts, ctx.update_tokens,
+                          d_probability);
     feedback.d_probability = d_probability;
   }
   const Matrix<T> d_logits =

@@ -75,12 +75,6 @@ template <class T>
 std::unique_ptr<Router<T>> make_router(const std::string& name, const RouterPlace& place,
                                        const RouterOptions& options, ParameterStore<T>& store) {
   const Registered& router = find(name);
-  if (place.k < 1 || place.k > place.experts)
-    throw InputError("router \"" + name + "\": k = " + std::to_string(place.k) + " of " +
-                     std::to_string(place.experts) + " experts");
-  if (place.k > 1 && !router.info.takes_k)
-    throw InputError("router \"" + name + "\" chooses one expert: k must be 1, not " +
-                     std::to_string(place.k));
   const RouterOptions full = options.completed(name, router.info.options);
   if constexpr (std::is_same_v<T, float>)
     return router.make_float(place, full, store);

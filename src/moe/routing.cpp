@@ -31,10 +31,26 @@ Routing<T> Routing<T>::clone(const ExecutionSpace& space) const {
   copy.expert_gradient_weight = copy_of(space, expert_gradient_weight);
   copy.probability = copy_of(space, probability);
   copy.balance_probability = copy_of(space, balance_probability);
-  copy.balance_counts = copy_of(space, balance_counts);
+  copy.counted = copy_of(space, counted);
   copy.kept = copy_of(space, kept);
   copy.scale = copy_of(space, scale);
+  copy.dropped = copy_of(space, dropped);
+  copy.extra = copy_of(space, extra);
   return copy;
+}
+
+template <class T>
+Vector<const int> Routing<T>::running(const ExecutionSpace& space, Arena& arena) const {
+  if (dropped.extent(0) == 0) return expert;
+  const Vector<int> result = arena.vector<int>(expert.extent(0));
+  const Vector<const int> chosen = expert;
+  const Vector<const unsigned char> gone = dropped;
+  const int none = experts;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::routing::running"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, chosen.extent(0)),
+      KOKKOS_LAMBDA(const int n) { result(n) = gone(n) != 0 ? none : chosen(n); });
+  return result;
 }
 
 template <class T>

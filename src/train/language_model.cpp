@@ -137,7 +137,9 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
           row + CrossEntropySums::width + layer_width * static_cast<std::size_t>(l), layer_width);
       LoadMetrics& load = report.load[static_cast<std::size_t>(l)];
       load_metrics(sums, experts, share * static_cast<double>(config_.batch_tokens), load);
-      report.aux_loss += share * (moe.balance * load.balance + moe.z_loss * load.z_square +
+      // Other scopes are among the router's own losses: they do not follow from global sums.
+      const double balance = moe.balance_scope == BalanceScope::global ? moe.balance : 0;
+      report.aux_loss += share * (balance * load.balance + moe.z_loss * load.z_square +
                                   load.router_loss);
     }
   }

@@ -3,7 +3,7 @@
 #include "kokomoe/train/language_model_deck.hpp"
 
 #include "kokomoe/core/error.hpp"
-#include "kokomoe/moe/router_registry.hpp"
+#include "kokomoe/moe/moe_config.hpp"
 
 #include <algorithm>
 #include <set>
@@ -71,31 +71,29 @@ MoeConfig read_moe(const Deck& deck, std::vector<std::string>& notes) {
   moe.balance = deck.real("moe/balance");
   moe.z_loss = deck.real("moe/z_loss");
   moe.output_gain = deck.boolean("moe/output_gain");
+  moe.balance_scope = parse_balance_scope(deck.text("moe/balance_scope"));
+  moe.capacity_factor = deck.real("moe/capacity_factor");
+  moe.capacity_drop = parse_capacity_drop(deck.text("moe/capacity_drop"));
+  moe.routing_group = static_cast<int>(deck.integer("moe/routing_group"));
+  moe.shared_experts = static_cast<int>(deck.integer("moe/shared_experts"));
+  moe.causal = true;
+  moe.allow_future = deck.boolean("moe/allow_future");
   if (deck.integer("moe/every") == 0) return moe;
 
   const RouterInfo& router = router_info(moe.router);
   moe.options = read_options(deck, router, notes);
-  if (moe.k > moe.experts)
-    deck.refuse("moe/k", "k = " + std::to_string(moe.k) + " exceeds the " +
-                             std::to_string(moe.experts) + " experts");
-  if (moe.k > 1 && !router.takes_k)
-    deck.refuse("moe/k", "router \"" + router.name + "\" chooses one expert: k must be 1");
-  if (moe.balance != 0 && !router.balance_loss)
-    deck.refuse("moe/balance", "router \"" + router.name + "\" balances by itself: must be 0");
-  if (router.batch_coupled) {
-    if (!deck.boolean("moe/allow_future"))
-      deck.refuse("moe/router",
-                  "router \"" + router.name +
-                      "\" looks at other tokens of the batch, later ones too, which a causal "
-                      "model must not see; set moe/allow_future = true to allow it");
+  if (const auto refusal = impossible(moe)) deck.refuse("moe/" + refusal->key, refusal->reason);
+  if (router.batch_coupled)
     notes.push_back("router \"" + router.name + "\" lets a token's output depend on later tokens");
-  }
+  else if (moe.capacity_factor > 0)
+    notes.push_back("moe/capacity_factor lets a token's output depend on later tokens");
   return moe;
 }
 
 }  // namespace
 
-Schema language_model_schema() {
+Schema language_model_schema(const std::string& router) {
+  const RouterDefaults defaults = router.empty() ? RouterDefaults() : router_info(router).defaults;
   Schema schema;
   schema.add(KeySpec::text("run/task", "language_model", "what is trained")
                  .choice({"language_model"}))
@@ -121,16 +119,43 @@ Schema language_model_schema() {
   schema.add(KeySpec::text("moe/router", "sparsemixer", "see kokomoe routers")
                  .choice(router_names()))
       .add(KeySpec::integer("moe/experts", 4, "experts of each MoE layer").range(1, 65536))
-      .add(KeySpec::integer("moe/k", 1, "experts for each token").range(1, 65536))
+      .add(KeySpec::integer("moe/k", defaults.k, "experts for each token").range(1, 65536))
       .add(KeySpec::integer("moe/every", 1, "layers i with i % every == 0 are MoE; 0 = none")
                .range(0, 255))
-      .add(KeySpec::real("moe/balance", 0.01, "weight of the load-balance loss").range(0, 1e6))
+      .add(KeySpec::real("moe/balance", defaults.balance, "weight of the load-balance loss")
+               .range(0, 1e6))
+      .add(KeySpec::text("moe/balance_scope", defaults.balance_scope,
+                         "tokens over which the load-balance loss averages")
+               .choice({"global", "micro_batch", "sequence"}))
       .add(KeySpec::real("moe/z_loss", 0, "weight of the router z-loss").range(0, 1e6))
-      .add(KeySpec::boolean("moe/output_gain", true, "learned gain on each output channel"))
+      .add(KeySpec::boolean("moe/output_gain", defaults.output_gain, "learned gain on each output channel"))
       .add(KeySpec::boolean("moe/allow_future", false,
                             "allow routers that look at later tokens"));
-  for (const RouterInfo& router : router_registry())
-    for (const RouterOption& option : router.options) schema.add(option_key(router, option));
+  schema
+      .add(KeySpec::real("moe/capacity_factor", 0,
+                         "an expert takes at most this times its even share of a routing group; 0 = "
+                         "no limit (expert_choice: its own default)")
+               .range(0, 1e6))
+      .add(KeySpec::text("moe/capacity_drop", "position", "which assignments exceed a capacity")
+               .choice({"position", "probability"}))
+      .add(KeySpec::integer("moe/routing_group", 0,
+                            "consecutive tokens that capacities and batch-coupled routers look at "
+                            "together; 0 = each sequence")
+               .range(0, 2147483647.0))
+      .add(KeySpec::integer("moe/shared_experts", 0, "experts that every token sees")
+               .range(0, 65536));
+  if (!router.empty())
+    for (const RouterOption& option : router_info(router).options)
+      schema.add(option_key(router_info(router), option));
+  for (const RouterInfo& other : router_registry()) {
+    for (const RouterOption& option : other.options) {
+      KeySpec key = option_key(other, option);
+      if (router.empty())
+        schema.add(std::move(key));
+      else if (schema.find(key.name) == nullptr)
+        schema.add(std::move(key).unlisted());
+    }
+  }
   schema.add(KeySpec::integer("train/steps", 100, "updates").range(0, 4294967295.0))
       .add(KeySpec::integer("train/batch_tokens", 4096, "tokens of an update over all ranks")
                .range(1, 2147483647.0))
@@ -175,6 +200,18 @@ Schema language_model_schema() {
                             "new tokens of an evaluation window; 0 = half of its length")
                .range(0, 16777215));
   return schema;
+}
+
+Deck load_language_model_deck(const std::string& path,
+                              const std::vector<std::string>& overrides) {
+  const Deck deck = Deck::load(path, language_model_schema(), overrides);
+  return Deck::load(path, language_model_schema(deck.text("moe/router")), overrides);
+}
+
+Deck parse_language_model_deck(const std::string& text, const std::string& name,
+                               const std::vector<std::string>& overrides) {
+  const Deck deck = Deck::parse(text, name, language_model_schema(), overrides);
+  return Deck::parse(text, name, language_model_schema(deck.text("moe/router")), overrides);
 }
 
 LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::string>& notes) {

@@ -38,7 +38,7 @@ class TinyTraining {
   LanguageModelConfig config(const std::vector<std::string>& overrides = {}) const {
     std::vector<std::string> notes;
     LanguageModelConfig config = read_language_model_deck(
-        Deck::parse(deck_text(), "tiny.toml", language_model_schema(), overrides), notes);
+        parse_language_model_deck(deck_text(), "tiny.toml", overrides), notes);
     config.model.vocabulary = tokenizer_->vocabulary();
     return config;
   }

@@ -19,6 +19,7 @@ struct KeySpec {
   Value default_value{};
   std::string doc;
   bool must_be_given = false;
+  bool hidden = false;  ///< not written among the effective values unless it is given
   double minimum = -std::numeric_limits<double>::infinity();  ///< numbers; inclusive
   double maximum = std::numeric_limits<double>::infinity();   ///< numbers; inclusive
   std::vector<std::string> choices;                           ///< text and list items; empty = any
@@ -34,6 +35,7 @@ struct KeySpec {
   KeySpec at_least(double least) &&;
   KeySpec choice(std::vector<std::string> allowed) &&;
   KeySpec required() &&;
+  KeySpec unlisted() &&;  ///< hidden
 
   /// "an integer", "a real number", "true or false", "text", "a list of text"
   const char* type_name() const;
@@ -42,8 +44,8 @@ struct KeySpec {
 /// The keys of a program, in the order in which they are documented.
 class Schema {
  public:
-  /// Adds a key. A name that is there already with the same type is merged: the first default and
-  /// range stay, new choices are appended. Throws Error on another type.
+  /// Adds a key. A name that is there already with the same type is merged: the first default
+  /// stays, the range is widened, new choices are appended. Throws Error on another type.
   Schema& add(KeySpec key);
   Schema& add(const Schema& other);
 

@@ -4,6 +4,8 @@
 
 #include "kokomoe/core/arena.hpp"
 #include "kokomoe/core/types.hpp"
+#include "kokomoe/moe/routing.hpp"
+#include "kokomoe/parallel/step_context.hpp"
 
 #include <span>
 #include <vector>
@@ -34,6 +36,32 @@ void gather_statistics(const ExecutionSpace& space, Arena& scratch,
 template <class T>
 void balance_gradient(const ExecutionSpace& space, double alpha, const Vector<const double>& counts,
                       double tokens, const Matrix<T>& d_probability);
+
+/// (E) assignments that load and balance count: those of `routing.counted`, or all that were chosen,
+/// whether or not a capacity dropped them.
+template <class T>
+Vector<int> count_assignments(const ExecutionSpace& space, Arena& arena,
+                              const Routing<T>& routing);
+
+/// (B, E) the same of each sequence, in ctx.saved. Throws Error when slots are in no token order.
+template <class T>
+Matrix<int> count_by_sequence(const StepContext& ctx, const Routing<T>& routing);
+
+/// Balance of each sequence by itself (DeepSeek-V3, arXiv 2412.19437, eq. 17 to 20), averaged over
+/// sequences by their tokens: ADDS alpha sum_t E sum_e f_e(sequence of t) P_te to sum (1).
+template <class T>
+void add_sequence_balance(const StepContext& ctx, double alpha, const Matrix<const int>& counts,
+                          const Matrix<const T>& probability, const Vector<double>& sum);
+
+/// WRITES its gradient alpha E f_e(sequence of t) / ctx.update_tokens.
+template <class T>
+void sequence_balance_gradient(const StepContext& ctx, double alpha,
+                               const Matrix<const int>& counts, const Matrix<T>& d_probability);
+
+/// Balance of this rank's micro-batch by itself: ADDS alpha T E sum_e f_e P_e to sum (1), with f
+/// from counts (E) and P from the probability sums of `statistics`.
+void add_local_balance(const StepContext& ctx, double alpha, const Vector<const double>& counts,
+                       const Vector<const double>& statistics, const Vector<double>& sum);
 
 /// z-loss (ST-MoE, arXiv 2202.08906, eq. 5): c mean_t logsumexp(z_t)^2. WRITES its gradient
 /// 2 c lse softmax(z) / tokens to the first E columns of d_z, and zero elsewhere or when c = 0.

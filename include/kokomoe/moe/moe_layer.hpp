@@ -5,32 +5,18 @@
 #include "kokomoe/moe/auxiliary_loss.hpp"
 #include "kokomoe/moe/dispatch_plan.hpp"
 #include "kokomoe/moe/experts.hpp"
-#include "kokomoe/moe/router_registry.hpp"
+#include "kokomoe/moe/moe_config.hpp"
 
+#include <array>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace kokomoe {
 
-struct MoeConfig {
-  int d_model = 0;   ///< d
-  int d_hidden = 0;  ///< h of each expert
-  int experts = 1;   ///< E
-  int k = 1;
-  Activation activation = Activation::relu;
-  bool bias = false;
-  /// A learned gain omega (d), ones at first, multiplies the layer's output (SparseMixer's).
-  bool output_gain = false;
-  std::string router = "sparsemixer";
-  RouterOptions options{};
-  double balance = 0.01;  ///< alpha of the load-balance loss
-  double z_loss = 0;      ///< c of the z-loss
-  double output_scale = 1;  ///< multiplies the deviation of w2's initial values
-};
-
 /// One Mixture-of-Experts layer on packed tokens: y = omega (.) sum over assignments of
-/// weight E_expert(x). Register with a ParameterStore, allocate that, then forward and backward.
-/// The layer keeps nothing of a step: `Saved` belongs to the caller (reuse it between steps: it
+/// weight E_expert(x), plus the shared experts, which every token sees. Register with a
+/// ParameterStore, allocate that, then forward and backward. The layer keeps nothing of a step: `Saved` belongs to the caller (reuse it between steps: it
 /// holds the only host memory), its arrays to the context's `saved` arena.
 template <class T>
 class MoeLayer {
@@ -47,11 +33,15 @@ class MoeLayer {
     DispatchPlan plan;
     typename Experts<T>::Saved experts;
     Matrix<T> mixed;               ///< (T, d) output before the gain; empty without one
-    Vector<double> global_counts;  ///< (E) assignments over all ranks
+    /// (E) assignments counted: over all ranks, or over this one when the scope is micro_batch
+    Vector<double> counts;
+    Matrix<int> group_counts;      ///< (B, E) the same of each sequence, when the scope is that
+    typename Experts<T>::Saved shared_experts;
+    std::array<int, 2> shared_rows{};  ///< row offsets of their one group
     double seconds_router = 0, seconds_dispatch = 0, seconds_experts = 0, seconds_combine = 0;
   };
 
-  /// Tensors: NAME.router.*, NAME.experts.*, NAME.output_gain. `layer` counts in the random
+  /// Tensors: NAME.router.*, NAME.experts.*, NAME.shared.*, NAME.output_gain. `layer` counts in the random
   /// numbers. Throws InputError when router, options, k or losses do not go together.
   MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& store, const std::string& name);
 
@@ -83,6 +73,7 @@ class MoeLayer {
   ParameterStore<T>* store_;
   std::unique_ptr<Router<T>> router_;
   Experts<T> experts_;
+  std::optional<Experts<T>> shared_;
   ParameterHandle gain_;
   ExpertRange owned_;
   bool timed_ = false;

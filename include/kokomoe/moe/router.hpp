@@ -3,12 +3,16 @@
 #pragma once
 
 #include "kokomoe/core/philox.hpp"
+#include "kokomoe/moe/estimator.hpp"
 #include "kokomoe/moe/router_options.hpp"
 #include "kokomoe/moe/routing.hpp"
 #include "kokomoe/parallel/step_context.hpp"
 #include "kokomoe/parameters/parameter_store.hpp"
 
+#include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace kokomoe {
 
@@ -19,6 +23,11 @@ struct RouterPlace {
   int k = 1;         ///< experts per token, where the router has such a number
   int layer = 0;     ///< counts in the random numbers
   std::string name;  ///< prefix of its tensors: NAME.weight, ...
+  /// Consecutive tokens that a batch-coupled router looks at together; 0 = each sequence.
+  int routing_group = 0;
+  int vocabulary = 0;  ///< V, for routers by token id; 0 = not known
+  /// (V) how often each token id occurs in the training text; null = not known.
+  std::shared_ptr<const std::vector<std::int64_t>> token_counts{};
 };
 
 /// What backward knows about how well an assignment did.
@@ -82,8 +91,12 @@ class Router {
   /// training only, and not under replay.
   virtual void after_experts(const StepContext&, const Routing<T>&, const Matrix<const T>&,
                              const Vector<const int>& /*slot_of_row*/) {}
-  /// Once per optimizer step, after gradients: biases, lambdas, baselines.
+  /// Once per optimizer step, after gradients: biases, lambdas, baselines. Collective: whatever it
+  /// gathered on this rank alone it all-reduces here.
   virtual void end_step(const StepContext&, const RouterStatistics&) {}
+
+  /// What a study needs to enumerate this router's draws; `objective` none when it draws nothing.
+  virtual EstimatorInfo estimator() const { return {}; }
 
   const RouterPlace& place() const { return place_; }
 

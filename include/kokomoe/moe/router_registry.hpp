@@ -5,10 +5,25 @@
 #include "kokomoe/moe/router.hpp"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace kokomoe {
+
+/// Why a combination of settings is impossible: the deck's key at fault, without its section.
+struct Refusal {
+  std::string key;
+  std::string reason;
+};
+
+/// Values that keys common to all routers take when a deck does not set them.
+struct RouterDefaults {
+  int k = 1;
+  double balance = 0.01;
+  std::string balance_scope = "global";
+  bool output_gain = false;
+};
 
 /// What a router says of itself. Each router has `static RouterInfo info()`.
 struct RouterInfo {
@@ -20,8 +35,15 @@ struct RouterInfo {
   bool batch_coupled = false;
   /// May carry the load-balance loss.
   bool balance_loss = true;
-  /// Takes moe/k > 1; otherwise k must be 1.
+  /// Has logits (the z-loss needs them); table routers have none.
+  bool logits = true;
+  /// Takes any moe/k; otherwise k must be defaults.k.
   bool takes_k = false;
+  /// Token choice with a fixed number of slots, so that moe/capacity_factor may drop some.
+  bool takes_capacity = false;
+  RouterDefaults defaults{};
+  /// What else may be impossible, given completed options; null = nothing.
+  std::optional<Refusal> (*check)(const RouterPlace&, const RouterOptions&) = nullptr;
 };
 
 /// Every router, in the order of the docs.

@@ -28,13 +28,19 @@ struct Routing {
   /// averages these unless `balance_probability` is given.
   Matrix<T> probability;
   Matrix<T> balance_probability;
-  /// (E) assignments that the load-balance loss counts, where these are not those that run (first
-  /// choices only, or before a capacity dropped some); empty = those that run.
-  Vector<int> balance_counts;
+  /// (N) 1 = load and load-balance loss count this slot, where that is not every chosen one (first
+  /// choices only; one expert of many that run); empty = all chosen, dropped ones too.
+  Vector<unsigned char> counted;
   Matrix<unsigned char> kept;  ///< (T, E) 1 = took part in the choice; empty = all did
   Vector<T> scale;             ///< (N) s of weight = s p, where the router draws one; else empty
+  /// (N) 1 = chosen, but not run (over capacity, or a second choice that lost its draw); empty =
+  /// all run. `expert` keeps what was chosen, so that a replay can compute the weight again.
+  Vector<unsigned char> dropped;
+  Matrix<T> extra;             ///< what else this router's backward needs, in its own form
 
   int slots() const { return static_cast<int>(token.extent(0)); }
+  /// The experts that run: `expert`, and E where `dropped`. Takes memory only when some may be.
+  Vector<const int> running(const ExecutionSpace& space, Arena& arena) const;
 
   /// A deep copy in memory of its own, to be replayed after the arena was reset.
   Routing clone(const ExecutionSpace& space) const;

@@ -39,8 +39,14 @@ struct LanguageModelConfig {
 };
 
 /// Every key of run/task = "language_model", with the options of all registered routers as
-/// moe/OPTION.
-Schema language_model_schema();
+/// moe/OPTION. With `router`, its defaults, and options of others are not listed.
+Schema language_model_schema(const std::string& router = "");
+
+/// Reads a deck with the defaults of the router that it names. See Deck::load and Deck::parse.
+Deck load_language_model_deck(const std::string& path,
+                              const std::vector<std::string>& overrides = {});
+Deck parse_language_model_deck(const std::string& text, const std::string& name,
+                               const std::vector<std::string>& overrides = {});
 
 /// Checks what one key alone cannot say (heads divide d_model, k <= experts, a batch-coupled router
 /// in a causal model needs moe/allow_future, ...). Throws InputError that points into the deck.

@@ -67,7 +67,7 @@ struct SparseMixerChoice {
 
 template <class T>
 RouterInfo SparseMixerRouter<T>::info() {
-  return {"sparsemixer",
+  RouterInfo info{"sparsemixer",
           "one sampled expert; the router gradient by the midpoint rule (v1)",
           "Liu, Gao, Chen 2023, arXiv 2310.00811",
           {{"mask_eps", 0.1, "experts whose relative distance to the best exceeds twice this are "
@@ -82,6 +82,8 @@ RouterInfo SparseMixerRouter<T>::info() {
            {"expert_grad", std::string("weight"),
             "what scales the expert's gradient: weight (published code) or probability (GRIN)",
             0, 0, {"weight", "probability"}}}};
+  info.defaults.output_gain = true;
+  return info;
 }
 
 template <class T>

@@ -10,8 +10,10 @@ namespace kokomoe {
 
 template <class T>
 RouterInfo SwitchRouter<T>::info() {
-  return {"switch", "the most probable expert, weighted by its probability",
-          "Fedus et al. 2021, arXiv 2101.03961", {detail::jitter_option()}};
+  RouterInfo info{"switch", "the most probable expert, weighted by its probability",
+                  "Fedus et al. 2021, arXiv 2101.03961", {detail::jitter_option()}};
+  info.takes_capacity = true;
+  return info;
 }
 
 template <class T>

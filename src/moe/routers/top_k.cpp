@@ -16,7 +16,7 @@ RouterInfo TopKRouter<T>::info() {
                    {"softmax", std::string("before"),
                     "before: weights are probabilities over all experts; after: over the chosen",
                     0, 0, {"before", "after"}}}};
-  info.takes_k = true;
+  info.takes_k = info.takes_capacity = true;
   return info;
 }
 

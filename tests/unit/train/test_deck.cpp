@@ -11,8 +11,7 @@ namespace {
 
 LanguageModelConfig read(const std::string& text, std::vector<std::string>& notes,
                          const std::vector<std::string>& overrides = {}) {
-  return read_language_model_deck(Deck::parse("[data]\ntrain = [\"a.txt\"]\n" + text, "lm.toml",
-                                              language_model_schema(), overrides),
+  return read_language_model_deck(parse_language_model_deck("[data]\ntrain = [\"a.txt\"]\n" + text, "lm.toml", overrides),
                                   notes);
 }
 
@@ -107,7 +106,7 @@ TEST_CASE("a deck without training files is refused", "[train]") {
   const auto message = [](const std::string& text) {
     return message_of<InputError>([&] {
       std::vector<std::string> notes;
-      read_language_model_deck(Deck::parse(text, "lm.toml", language_model_schema()), notes);
+      read_language_model_deck(parse_language_model_deck(text, "lm.toml"), notes);
     });
   };
   CHECK_THAT(message("[moe]\nk = 1\n"), contains("data/train"));
@@ -141,9 +140,9 @@ TEST_CASE("options of other routers are noted, not refused", "[train]") {
 TEST_CASE("the effective deck reads as the same model", "[train]") {
   std::vector<std::string> notes;
   const Deck deck =
-      Deck::parse("[data]\ntrain = [\"a.txt\"]\n[moe]\nrouter = \"switch\"\n", "lm.toml",
-                  language_model_schema(), {"moe/jitter=0.3", "model/d_model=64"});
-  const Deck again = Deck::parse(deck.effective(), "effective.toml", language_model_schema());
+      parse_language_model_deck("[data]\ntrain = [\"a.txt\"]\n[moe]\nrouter = \"switch\"\n",
+                                "lm.toml", {"moe/jitter=0.3", "model/d_model=64"});
+  const Deck again = parse_language_model_deck(deck.effective(), "effective.toml");
   const LanguageModelConfig a = read_language_model_deck(deck, notes);
   notes.clear();
   const LanguageModelConfig b = read_language_model_deck(again, notes);

@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/moe/moe_config.hpp"
+
+#include "kokomoe/core/error.hpp"
+
+namespace kokomoe {
+
+BalanceScope parse_balance_scope(const std::string& name) {
+  if (name == "global") return BalanceScope::global;
+  if (name == "micro_batch") return BalanceScope::micro_batch;
+  if (name == "sequence") return BalanceScope::sequence;
+  throw InputError("unknown balance scope \"" + name +
+                   "\": choose global, micro_batch or sequence");
+}
+
+CapacityDrop parse_capacity_drop(const std::string& name) {
+  if (name == "position") return CapacityDrop::position;
+  if (name == "probability") return CapacityDrop::probability;
+  throw InputError("unknown capacity drop \"" + name + "\": choose position or probability");
+}
+
+RouterPlace router_place(const MoeConfig& config, int layer, const std::string& name) {
+  return {config.d_model, config.experts,       config.k,          layer,
+          name,           config.routing_group, config.vocabulary, config.token_counts};
+}
+
+std::optional<Refusal> impossible(const MoeConfig& config) {
+  const RouterInfo& router = router_info(config.router);
+  const std::string who = "router \"" + config.router + "\" ";
+  const RouterOptions options = config.options.completed(config.router, router.options);
+  if (config.k < 1 || config.k > config.experts)
+    return Refusal{"k", "k = " + std::to_string(config.k) + " of " +
+                            std::to_string(config.experts) + " experts"};
+  if (!router.takes_k && config.k != router.defaults.k)
+    return Refusal{"k", who + "has k = " + std::to_string(router.defaults.k) + ", not " +
+                            std::to_string(config.k)};
+  if (config.balance != 0 && !router.balance_loss)
+    return Refusal{"balance", who + "balances by itself: balance must be 0, not " +
+                                  std::to_string(config.balance)};
+  if (config.z_loss != 0 && !router.logits)
+    return Refusal{"z_loss", who + "has no logits: z_loss must be 0"};
+  if (config.capacity_factor > 0 && !router.takes_capacity)
+    return Refusal{"capacity_factor", who + "has no assignments that a capacity could drop"};
+  if (config.causal && !config.allow_future) {
+    const std::string leak =
+        " looks at other tokens of the batch, later ones too, which a causal model must not see; "
+        "set moe/allow_future = true to allow it";
+    if (router.batch_coupled) return Refusal{"router", who + leak.substr(1)};
+    if (config.capacity_factor > 0) return Refusal{"capacity_factor", "a capacity" + leak};
+  }
+  if (router.check != nullptr) return router.check(router_place(config, 0, "router"), options);
+  return std::nullopt;
+}
+
+}  // namespace kokomoe
