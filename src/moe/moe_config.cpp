@@ -28,13 +28,6 @@ RouterPlace router_place(const MoeConfig& config, int layer, const std::string& 
 std::optional<Refusal> impossible(const MoeConfig& config) {
   const RouterInfo& router = router_info(config.router);
   const std::string who = "router \"" + config.router + "\" ";
-  const RouterOptions options = config.options.completed(config.router, router.options);
-  if (config.k < 1 || config.k > config.experts)
-    return Refusal{"k", "k = " + std::to_string(config.k) + " of " +
-                            std::to_string(config.experts) + " experts"};
-  if (!router.takes_k && config.k != router.defaults.k)
-    return Refusal{"k", who + "has k = " + std::to_string(router.defaults.k) + ", not " +
-                            std::to_string(config.k)};
   if (config.balance != 0 && !router.balance_loss)
     return Refusal{"balance", who + "balances by itself: balance must be 0, not " +
                                   std::to_string(config.balance)};
@@ -49,8 +42,7 @@ std::optional<Refusal> impossible(const MoeConfig& config) {
     if (router.batch_coupled) return Refusal{"router", who + leak.substr(1)};
     if (config.capacity_factor > 0) return Refusal{"capacity_factor", "a capacity" + leak};
   }
-  if (router.check != nullptr) return router.check(router_place(config, 0, "router"), options);
-  return std::nullopt;
+  return impossible_router(config.router, router_place(config, 0, "router"), config.options);
 }
 
 }  // namespace kokomoe

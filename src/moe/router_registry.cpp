@@ -71,10 +71,26 @@ const std::vector<RouterInfo>& router_registry() {
 
 const RouterInfo& router_info(const std::string& name) { return find(name).info; }
 
+std::optional<Refusal> impossible_router(const std::string& name, const RouterPlace& place,
+                                         const RouterOptions& options) {
+  const RouterInfo& router = router_info(name);
+  const RouterOptions full = options.completed(name, router.options);
+  const std::string who = "router \"" + name + "\": ";
+  if (place.k < 1 || place.k > place.experts)
+    return Refusal{"k", who + "k = " + std::to_string(place.k) + " of " +
+                            std::to_string(place.experts) + " experts"};
+  if (!router.takes_k && place.k != router.defaults.k)
+    return Refusal{"k", who + "k must be " + std::to_string(router.defaults.k) + ", not " +
+                            std::to_string(place.k)};
+  return router.check != nullptr ? router.check(place, full) : std::nullopt;
+}
+
 template <class T>
 std::unique_ptr<Router<T>> make_router(const std::string& name, const RouterPlace& place,
                                        const RouterOptions& options, ParameterStore<T>& store) {
   const Registered& router = find(name);
+  if (const auto refusal = impossible_router(name, place, options))
+    throw InputError(refusal->reason);
   const RouterOptions full = options.completed(name, router.info.options);
   if constexpr (std::is_same_v<T, float>)
     return router.make_float(place, full, store);

@@ -52,6 +52,11 @@ const std::vector<RouterInfo>& router_registry();
 /// The entry called `name`; throws InputError with the nearest name.
 const RouterInfo& router_info(const std::string& name);
 
+/// Why the router called `name` cannot stand there with these options, or nothing. Throws InputError
+/// for unknown names and options.
+std::optional<Refusal> impossible_router(const std::string& name, const RouterPlace& place,
+                                         const RouterOptions& options);
+
 /// Makes the router called `name` and registers its tensors. Throws InputError when options or k
 /// do not suit it. T: float, double.
 template <class T>
