@@ -22,7 +22,8 @@ CapacityDrop parse_capacity_drop(const std::string& name) {
 
 RouterPlace router_place(const MoeConfig& config, int layer, const std::string& name) {
   return {config.d_model, config.experts,       config.k,          layer,
-          name,           config.routing_group, config.vocabulary, config.token_counts};
+          name,           config.routing_group, config.vocabulary, config.token_counts,
+          config.capacity_factor};
 }
 
 std::optional<Refusal> impossible(const MoeConfig& config) {
@@ -33,7 +34,7 @@ std::optional<Refusal> impossible(const MoeConfig& config) {
                                   std::to_string(config.balance)};
   if (config.z_loss != 0 && !router.logits)
     return Refusal{"z_loss", who + "has no logits: z_loss must be 0"};
-  if (config.capacity_factor > 0 && !router.takes_capacity)
+  if (config.capacity_factor > 0 && !router.takes_capacity && !router.own_capacity)
     return Refusal{"capacity_factor", who + "has no assignments that a capacity could drop"};
   if (config.causal && !config.allow_future) {
     const std::string leak =

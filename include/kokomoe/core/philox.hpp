@@ -21,6 +21,8 @@ enum class Purpose : std::uint32_t {
   attention_dropout = 5,
   batch = 6,
   generation = 7,
+  noise = 8,
+  second_choice = 9,
 };
 
 /// Four 32-bit words of Philox4x32-10 (Salmon et al. 2011, Random123).

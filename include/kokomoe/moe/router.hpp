@@ -28,6 +28,8 @@ struct RouterPlace {
   int vocabulary = 0;  ///< V, for routers by token id; 0 = not known
   /// (V) how often each token id occurs in the training text; null = not known.
   std::shared_ptr<const std::vector<std::int64_t>> token_counts{};
+  /// For routers whose experts choose tokens; 0 = the router's own default.
+  double capacity_factor = 0;
 };
 
 /// What backward knows about how well an assignment did.

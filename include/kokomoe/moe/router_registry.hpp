@@ -41,6 +41,8 @@ struct RouterInfo {
   bool takes_k = false;
   /// Token choice with a fixed number of slots, so that moe/capacity_factor may drop some.
   bool takes_capacity = false;
+  /// Its experts choose tokens up to moe/capacity_factor themselves; nothing is dropped afterwards.
+  bool own_capacity = false;
   RouterDefaults defaults{};
   /// What else may be impossible, given completed options; null = nothing.
   std::optional<Refusal> (*check)(const RouterPlace&, const RouterOptions&) = nullptr;
