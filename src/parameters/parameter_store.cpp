@@ -33,6 +33,14 @@ void initialise(const ExecutionSpace& space, const Vector<T>& flat, std::size_t 
     Kokkos::deep_copy(space, flat, static_cast<T>(initializer.scale));
     return;
   }
+  if (initializer.kind == Initializer::Kind::given) {
+    const auto host = Kokkos::create_mirror_view(flat);
+    for (std::size_t i = 0; i < flat.extent(0); ++i)
+      host(i) = static_cast<T>((*initializer.values)[first + i]);
+    Kokkos::deep_copy(space, flat, host);
+    space.fence(KOKOMOE_LABEL("parameters::initialise"));
+    return;
+  }
   const PhiloxStream key(seed, Purpose::initialization, 0, 0, 0);
   const double scale = initializer.scale;
   const bool normal = initializer.kind == Initializer::Kind::normal;
@@ -76,6 +84,10 @@ ParameterHandle ParameterStore<T>::add(ParameterSpec spec) {
   if (allocated_) fail("ParameterStore", "\"" + spec.name + "\" added after allocate");
   if (spec.shape.empty()) fail("ParameterStore", "\"" + spec.name + "\" has no shape");
   if (find(spec.name).valid()) fail("ParameterStore", "\"" + spec.name + "\" is there already");
+  if (spec.initializer.kind == Initializer::Kind::given &&
+      (spec.initializer.values == nullptr ||
+       spec.initializer.values->size() != product(spec.shape)))
+    fail("ParameterStore", "\"" + spec.name + "\" is not given as many values as it has elements");
   Entry entry;
   entry.group = spec.state ? Group::state : spec.expert ? Group::expert : Group::replicated;
   entry.local_shape = spec.shape;

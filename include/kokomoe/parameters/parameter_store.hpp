@@ -6,7 +6,9 @@
 #include "kokomoe/parallel/communicator.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace kokomoe {
@@ -14,13 +16,17 @@ namespace kokomoe {
 /// How a tensor starts. Element i of a tensor depends on (seed, name, global index i) alone, so a
 /// model starts the same whatever the layout. Draws are made in double and rounded to T.
 struct Initializer {
-  enum class Kind { constant, normal, uniform };
+  enum class Kind { constant, normal, uniform, given };
   Kind kind = Kind::constant;
   double scale = 0;  ///< the constant, the standard deviation, or the half width
+  std::shared_ptr<const std::vector<double>> values{};  ///< all elements of a `given` tensor
 
   static Initializer constant(double value) { return {Kind::constant, value}; }
   static Initializer normal(double deviation) { return {Kind::normal, deviation}; }
   static Initializer uniform(double half_width) { return {Kind::uniform, half_width}; }
+  static Initializer given(std::vector<double> values) {
+    return {Kind::given, 0, std::make_shared<const std::vector<double>>(std::move(values))};
+  }
 };
 
 struct ParameterSpec {
