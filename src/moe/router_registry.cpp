@@ -4,9 +4,15 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/moe/routers/dense_mixture.hpp"
+#include "kokomoe/moe/routers/euler.hpp"
+#include "kokomoe/moe/routers/heun.hpp"
+#include "kokomoe/moe/routers/midpoint.hpp"
 #include "kokomoe/moe/routers/sparsemixer.hpp"
+#include "kokomoe/moe/routers/sparsemixer_v2.hpp"
+#include "kokomoe/moe/routers/sparsemixer_v2_star.hpp"
 #include "kokomoe/moe/routers/switch.hpp"
 #include "kokomoe/moe/routers/top_k.hpp"
+#include "kokomoe/moe/routers/uniform_path.hpp"
 
 namespace kokomoe {
 
@@ -37,6 +43,12 @@ Registered registered() {
 const std::vector<Registered>& all() {
   static const std::vector<Registered> routers = {
       registered<SparseMixerRouter>(),
+      registered<SparseMixerV2Router>(),
+      registered<SparseMixerV2StarRouter>(),
+      registered<EulerRouter>(),
+      registered<MidpointRouter>(),
+      registered<HeunRouter>(),
+      registered<UniformPathRouter>(),
       registered<SwitchRouter>(),
       registered<TopKRouter>(),
       registered<DenseMixtureRouter>(),

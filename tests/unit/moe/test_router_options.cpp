@@ -80,7 +80,7 @@ TEST_CASE("an integer serves where a real number is asked for", "[router][option
 
 TEST_CASE("k must suit router and experts", "[router][options]") {
   CHECK_THAT(refusal("switch", {}, 2), contains("switch") && contains("k must be 1, not 2"));
-  CHECK_THAT(refusal("sparsemixer", {}, 4), contains("sparsemixer"));
+  CHECK_THAT(refusal("dense_mixture", {}, 4), contains("dense_mixture"));
   CHECK_THAT(refusal("top_k", {}, 5), contains("k = 5") && contains("4 experts"));
   CHECK_THAT(refusal("top_k", {}, 0), contains("k = 0"));
   CHECK_NOTHROW(LoneRouter<float>("top_k", 4, 4));
