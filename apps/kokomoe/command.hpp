@@ -25,6 +25,7 @@ void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);
 void add_validate(CLI::App& program, Action& action);
 void add_routers(CLI::App& program, Action& action);
+void add_fidelity(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
 
 /// Writes to a file, or to standard output for "-"; nothing for "". Throws InputError.

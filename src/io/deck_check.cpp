@@ -104,6 +104,13 @@ std::optional<Problem> convert(const KeySpec& key, const TomlItem& item, KeySpec
       if (auto problem = check_choice(key, word)) return problem;
     return std::nullopt;
   }
+  if (std::holds_alternative<std::vector<double>>(type) &&
+      (item.kind == Kind::numbers || (item.kind == Kind::list && item.list.empty()))) {
+    value = item.numbers;
+    for (const double number : item.numbers)
+      if (auto problem = check_range(key, KeySpec::Value(number))) return problem;
+    return std::nullopt;
+  }
   return Problem{"\"" + key.name + "\" must be " + key.type_name() + ", not " + item.found, ""};
 }
 

@@ -37,6 +37,10 @@ KeySpec KeySpec::list(std::string name, std::vector<std::string> default_value, 
   return make(std::move(name), std::move(default_value), std::move(doc));
 }
 
+KeySpec KeySpec::numbers(std::string name, std::vector<double> default_value, std::string doc) {
+  return make(std::move(name), std::move(default_value), std::move(doc));
+}
+
 KeySpec KeySpec::range(double least, double most) && {
   minimum = least;
   maximum = most;
@@ -62,7 +66,7 @@ KeySpec KeySpec::unlisted() && {
 
 const char* KeySpec::type_name() const {
   constexpr const char* names[] = {"an integer", "a real number", "true or false", "text",
-                                   "a list of text"};
+                                   "a list of text", "a list of numbers"};
   return names[default_value.index()];
 }
 

@@ -178,12 +178,20 @@ class Reader {
       result.kind = Kind::list;
       result.found = "a list of text";
       for (const auto& element : value.as_array()) {
-        if (!element.is_string()) {
-          result.kind = Kind::other;
-          result.found = "a list that holds more than text";
-          break;
-        }
-        result.list.push_back(toml::get<std::string>(element));
+        if (element.is_string())
+          result.list.push_back(toml::get<std::string>(element));
+        else if (element.is_integer())
+          result.numbers.push_back(static_cast<double>(element.as_integer()));
+        else if (element.is_floating())
+          result.numbers.push_back(static_cast<double>(element.as_floating()));
+      }
+      const std::size_t size = value.as_array().size();
+      if (size > 0 && result.numbers.size() == size) {
+        result.kind = Kind::numbers;
+        result.found = "a list of numbers";
+      } else if (result.list.size() != size) {
+        result.kind = Kind::other;
+        result.found = "a list of several kinds";
       }
     } else {
       result.found = "a date or time";

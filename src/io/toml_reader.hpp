@@ -18,7 +18,7 @@ struct TextSpan {
 
 /// One key of a TOML document, in the order of the text.
 struct TomlItem {
-  enum class Kind { integer, real, boolean, text, list, table, other };
+  enum class Kind { integer, real, boolean, text, list, numbers, table, other };
   std::string path;  ///< "section/key"
   Kind kind = Kind::other;
   std::int64_t integer = 0;
@@ -26,6 +26,7 @@ struct TomlItem {
   bool boolean = false;
   std::string text;
   std::vector<std::string> list;  ///< for an array of strings only
+  std::vector<double> numbers;    ///< for an array of numbers; an empty array is a list
   std::string found;              ///< "an integer", "a list that holds more than text", ...
   TextSpan key;
   TextSpan value;

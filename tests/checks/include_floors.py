@@ -19,6 +19,7 @@ ALLOWED = {
     "nn": "core parallel parameters moe",
     "model": "core parallel parameters moe nn",
     "train": "core parallel parameters io data moe nn model",
+    "study": "core parallel parameters io data moe nn model train",
 }
 PUBLIC = re.compile(r'^\s*#\s*include\s*["<]kokomoe/([^">]+)[">]')
 LOCAL = re.compile(r'^\s*#\s*include\s*"(?!kokomoe/)([^"]+)"')

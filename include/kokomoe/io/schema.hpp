@@ -13,14 +13,15 @@ namespace kokomoe {
 
 /// One key that a deck may set: its type is the type of its default.
 struct KeySpec {
-  using Value = std::variant<std::int64_t, double, bool, std::string, std::vector<std::string>>;
+  using Value = std::variant<std::int64_t, double, bool, std::string, std::vector<std::string>,
+                             std::vector<double>>;
 
   std::string name;  ///< "section/key"; "key" alone for the top level
   Value default_value{};
   std::string doc;
   bool must_be_given = false;
   bool hidden = false;  ///< not written among the effective values unless it is given
-  double minimum = -std::numeric_limits<double>::infinity();  ///< numbers; inclusive
+  double minimum = -std::numeric_limits<double>::infinity();  ///< numbers, each of a list; inclusive
   double maximum = std::numeric_limits<double>::infinity();   ///< numbers; inclusive
   std::vector<std::string> choices;                           ///< text and list items; empty = any
 
@@ -30,6 +31,8 @@ struct KeySpec {
   static KeySpec text(std::string name, std::string default_value, std::string doc);
   static KeySpec list(std::string name, std::vector<std::string> default_value, std::string doc);
 
+  static KeySpec numbers(std::string name, std::vector<double> default_value, std::string doc);
+
   /// Chainable: KeySpec::integer("train/steps", 100, "updates").range(1, 1e9)
   KeySpec range(double least, double most) &&;
   KeySpec at_least(double least) &&;
@@ -37,7 +40,8 @@ struct KeySpec {
   KeySpec required() &&;
   KeySpec unlisted() &&;  ///< hidden
 
-  /// "an integer", "a real number", "true or false", "text", "a list of text"
+  /// "an integer", "a real number", "true or false", "text", "a list of text", "a list of
+  /// numbers"
   const char* type_name() const;
 };
 
