@@ -7,9 +7,12 @@
 #include "kokomoe/moe/routers/euler.hpp"
 #include "kokomoe/moe/routers/heun.hpp"
 #include "kokomoe/moe/routers/midpoint.hpp"
+#include "kokomoe/moe/routers/reinforce.hpp"
+#include "kokomoe/moe/routers/reinmax.hpp"
 #include "kokomoe/moe/routers/sparsemixer.hpp"
 #include "kokomoe/moe/routers/sparsemixer_v2.hpp"
 #include "kokomoe/moe/routers/sparsemixer_v2_star.hpp"
+#include "kokomoe/moe/routers/straight_through.hpp"
 #include "kokomoe/moe/routers/switch.hpp"
 #include "kokomoe/moe/routers/top_k.hpp"
 #include "kokomoe/moe/routers/uniform_path.hpp"
@@ -49,6 +52,9 @@ const std::vector<Registered>& all() {
       registered<MidpointRouter>(),
       registered<HeunRouter>(),
       registered<UniformPathRouter>(),
+      registered<ReinforceRouter>(),
+      registered<StraightThroughRouter>(),
+      registered<ReinMaxRouter>(),
       registered<SwitchRouter>(),
       registered<TopKRouter>(),
       registered<DenseMixtureRouter>(),

@@ -12,11 +12,14 @@ namespace kokomoe {
 template <class T>
 void cross_entropy(const StepContext& ctx, const Matrix<T>& logits,
                    const Vector<const int>& targets, double smoothing, bool gradient,
-                   const Vector<double>& sums) {
+                   const Vector<double>& sums, const Vector<double>& sequence_loss) {
   const std::size_t tokens = logits.extent(0);
   const int classes = static_cast<int>(logits.extent(1));
   if (targets.extent(0) != tokens)
     fail_shape("cross_entropy", "targets", targets.extent(0), 1, tokens, 1);
+  const auto sequences = static_cast<std::size_t>(ctx.tokens.sequences);
+  if (sequence_loss.extent(0) != 0 && sequence_loss.extent(0) != sequences)
+    fail_shape("cross_entropy", "sequence_loss", sequence_loss.extent(0), 1, sequences, 1);
   ArenaScope scope(*ctx.scratch);
   const Matrix<double> each = ctx.scratch->matrix<double>(tokens, CrossEntropySums::width);
   const T smooth = static_cast<T>(smoothing), scale = static_cast<T>(ctx.loss_scale);
@@ -51,11 +54,21 @@ void cross_entropy(const StepContext& ctx, const Matrix<T>& logits,
       });
   column_sum<double>(ctx.space, *ctx.scratch, each, Matrix<const double>(),
                      Vector<const double>(), 0.0, sums);
+  if (sequence_loss.extent(0) == 0) return;
+  const Vector<const int> offsets = ctx.tokens.sequence_offsets;
+  for_each_row(
+      KOKOMOE_LABEL("nn::cross_entropy::sequences"), ctx.space, ctx.tokens.sequences,
+      KOKKOS_LAMBDA(const Row& row) {
+        const int b = row.index(), begin = offsets(b);
+        const double sum = row.template sum<double>(
+            offsets(b + 1) - begin, [&](const int i) { return each(begin + i, 0); });
+        row.once([&]() { sequence_loss(b) = sum; });
+      });
 }
 
 #define KOKOMOE_INSTANTIATE(T)                                                                 \
   template void cross_entropy<T>(const StepContext&, const Matrix<T>&, const Vector<const int>&, \
-                                 double, bool, const Vector<double>&);
+                                 double, bool, const Vector<double>&, const Vector<double>&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

@@ -69,6 +69,9 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
   counts_ = Vector<double>(
       "kokomoe::train::counts",
       static_cast<std::size_t>(model_.moe_layers() * config.model.moe.experts));
+  for (const Block<T>& block : model_.blocks())
+    if (block.moe() != nullptr && block.moe()->router().estimator().needs_sequence_loss)
+      needs_sequence_loss_ = true;
   report_.load.resize(static_cast<std::size_t>(model_.moe_layers()));
   shares_.resize(static_cast<std::size_t>(config.accumulate));
 }
@@ -103,7 +106,7 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
   store_.begin_update();
   for (int a = 0; a < micro_batches; ++a) {
     batches_->fill(step, a, communicator_->rank(), communicator_->size(), host_batch_);
-    const StepContext ctx = context(host_batch_, true, step);
+    StepContext ctx = context(host_batch_, true, step);
     shares_[static_cast<std::size_t>(a)] =
         static_cast<double>(host_batch_.global_tokens) / ctx.update_tokens;
     scored = static_cast<double>(host_batch_.global_scored);
@@ -113,8 +116,13 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
     const Matrix<double> load(row + CrossEntropySums::width, static_cast<std::size_t>(layers),
                               layers > 0 ? layer_width : 0);
     const Matrix<T> logits = model_.forward(ctx, state_, load);
+    const Vector<double> sequence_loss =
+        needs_sequence_loss_
+            ? saved_.vector<double>(static_cast<std::size_t>(ctx.tokens.sequences))
+            : Vector<double>();
     cross_entropy<T>(ctx, logits, ctx.tokens.targets, config_.label_smoothing, true,
-                     Vector<double>(row, CrossEntropySums::width));
+                     Vector<double>(row, CrossEntropySums::width), sequence_loss);
+    ctx.sequence_loss = sequence_loss;
     model_.backward(ctx, state_, logits);
   }
   store_.finish_gradients(space_);

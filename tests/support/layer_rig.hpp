@@ -27,7 +27,7 @@ struct LayerRig {
       // By name, so that layouts can be compared.
       Draw draw(name_hash(entry.spec.name.c_str()));
       fill_device(store.value_vector(handle), draw.many<T>(entry.size, 0.8));
-      Kokkos::deep_copy(store.gradient_vector(handle), nan);
+      if (!entry.spec.state) Kokkos::deep_copy(store.gradient_vector(handle), nan);
     }
     Kokkos::deep_copy(y, nan);
     Kokkos::deep_copy(dx, nan);

@@ -80,6 +80,7 @@ class LanguageModel {
   Vector<double> counts_;      ///< (MoE layers, E) of one update, over all ranks
   Vector<double> statistics_;  ///< micro-batches of [loss sums | MoE layers]
   Vector<double>::host_mirror_type host_statistics_;
+  bool needs_sequence_loss_ = false;  ///< of some router's
   // Kept between updates, which so ask for no memory.
   UpdateReport report_;
   std::vector<double> shares_;  ///< of each micro-batch in the update's tokens

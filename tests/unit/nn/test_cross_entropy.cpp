@@ -115,3 +115,26 @@ TEST_CASE("cross-entropy refuses targets of another length", "[nn]") {
              }),
              contains("targets"));
 }
+
+TEMPLATE_TEST_CASE("cross-entropy's loss of each sequence sums to the whole", "[nn]", float,
+                   double) {
+  const double smoothing = GENERATE(0.0, 0.1);
+  Batch batch(13);
+  const std::vector<TestType> logits =
+      Draw(8).many<TestType>(batch.step.tokens() * batch.classes, 8);
+  const Matrix<TestType> z = device_matrix(batch.step.tokens(), batch.classes, logits);
+  const Vector<double> sums("sums", CrossEntropySums::width), each("each", 3);
+  cross_entropy<TestType>(batch.step.ctx, z, batch.device_targets, smoothing, false, sums, each);
+  const std::vector<double> found = on_host(each);
+  CHECK(found[0] + found[1] + found[2] == Approx(on_host(sums)[0]).epsilon(1e-13));
+  CHECK(found[1] == 0);  // its only token is not scored
+  std::vector<int> middle = batch.targets;
+  for (std::size_t t = 40; t < middle.size(); ++t) middle[t] = -1;
+  const double tolerance = sizeof(TestType) == 4 ? 1e-6 : 1e-13;
+  CHECK(found[0] ==
+        Approx(naive_sums(logits, middle, batch.classes, smoothing)[0]).epsilon(tolerance));
+  const Vector<double> wrong("wrong", 2);
+  CHECK_THROWS_AS(cross_entropy<TestType>(batch.step.ctx, z, batch.device_targets, smoothing, false,
+                                          sums, wrong),
+                  Error);
+}

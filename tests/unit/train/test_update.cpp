@@ -159,3 +159,22 @@ TEST_CASE("a model without a training corpus does not train", "[train]") {
   LanguageModel<float> model(tiny.config(), tiny.alone(), std::nullopt);
   CHECK_THAT(message_of<Error>([&] { model.update(0); }), contains("without a training corpus"));
 }
+
+TEST_CASE("reinforce learns from each sequence's share of the loss", "[train]") {
+  const TinyTraining tiny;
+  const std::string split = GENERATE("train/accumulate=1", "train/accumulate=2");
+  const auto model = tiny.make<double>({"moe/router=reinforce", "moe/baseline_decay=0.75", split});
+  const auto baseline = [&](int layer) {
+    return on_host(model->store().value_vector(
+        model->store().find("blocks." + std::to_string(layer) + ".moe.router.baseline")));
+  };
+  CHECK(baseline(0) == std::vector<double>{0, 0});
+  // 128 tokens in sequences of 16: the shares sum to the task's loss.
+  const double first = model->update(0).task_loss / 8;
+  for (const int layer : {0, 1}) {
+    CHECK(baseline(layer)[0] == Approx(first).epsilon(1e-12));
+    CHECK(baseline(layer)[1] == 1);
+  }
+  const double second = model->update(1).task_loss / 8;
+  CHECK(baseline(1)[0] == Approx(0.75 * first + 0.25 * second).epsilon(1e-12));
+}
