@@ -31,7 +31,7 @@ struct Routing {
   /// (N) 1 = load and load-balance loss count this slot, where that is not every chosen one (first
   /// choices only; one expert of many that run); empty = all chosen, dropped ones too.
   Vector<unsigned char> counted;
-  Matrix<unsigned char> kept;  ///< (T, E) 1 = took part in the choice; empty = all did
+  Matrix<unsigned char> kept;  ///< (T, E), (T, k E) by rounds: 1 = took part; empty = all did
   Vector<T> scale;             ///< (N) s of weight = s p, where the router draws one; else empty
   /// (N) 1 = chosen, but not run (over capacity, or a second choice that lost its draw); empty =
   /// all run. `expert` keeps what was chosen, so that a replay can compute the weight again.
