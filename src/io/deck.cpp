@@ -50,6 +50,12 @@ std::string toml_text(const KeySpec::Value& value) {
       for (const std::string& item : v) result += (result.size() > 1 ? ", " : "") + quoted(item);
       return result + "]";
     }
+    std::string operator()(const std::vector<double>& v) const {
+      std::string result = "[";
+      for (const double item : v)
+        result += (result.size() > 1 ? ", " : "") + detail::shortest(item);
+      return result + "]";
+    }
   };
   return std::visit(Writer{}, value);
 }
@@ -102,6 +108,9 @@ bool Deck::boolean(const std::string& key) const {
 const std::string& Deck::text(const std::string& key) const {
   return get<std::string>(*state_, key);
 }
+const std::vector<double>& Deck::numbers(const std::string& key) const {
+  return get<std::vector<double>>(*state_, key);
+}
 const std::vector<std::string>& Deck::list(const std::string& key) const {
   return get<std::vector<std::string>>(*state_, key);
 }
@@ -114,6 +123,13 @@ bool Deck::given(const std::string& key) const {
 bool Deck::overridden(const std::string& key) const {
   const auto found = state_->settings.find(key);
   return found != state_->settings.end() && found->second.origin == detail::Origin::override_text;
+}
+
+std::string Deck::toml(const std::string& key) const {
+  const auto found = state_->settings.find(key);
+  if (found == state_->settings.end())
+    fail("Deck", "the program asks for unknown key \"" + key + "\"");
+  return toml_text(found->second.value);
 }
 
 bool Deck::known(const std::string& key) const {

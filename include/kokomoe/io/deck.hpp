@@ -37,9 +37,14 @@ class Deck {
   bool boolean(const std::string& key) const;
   const std::string& text(const std::string& key) const;
   const std::vector<std::string>& list(const std::string& key) const;
+  const std::vector<double>& numbers(const std::string& key) const;
 
   /// True when the deck or an override sets the key.
   bool given(const std::string& key) const;
+  /// True when an override sets the key.
+  bool overridden(const std::string& key) const;
+  /// A key's value as TOML writes it.
+  std::string toml(const std::string& key) const;
   /// True when the schema has the key.
   bool known(const std::string& key) const;
 

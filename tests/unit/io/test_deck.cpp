@@ -44,6 +44,7 @@ TEST_CASE("a deck gives its values and the defaults of the rest", "[deck]") {
   CHECK(deck.boolean("moe/output_gain"));
   CHECK(deck.list("data/train") == std::vector<std::string>{"a.txt", "b c.txt"});
   CHECK(deck.given("run/seed"));
+  CHECK_FALSE(deck.overridden("run/seed"));
   CHECK_FALSE(deck.given("moe/experts"));
   CHECK(deck.known("moe/experts"));
   CHECK_FALSE(deck.known("moe/expert"));
@@ -92,8 +93,24 @@ TEST_CASE("a wrong type names both types", "[deck]") {
   CHECK_THAT(error_of("[moe]\nrouter = 2020-01-01\n"),
              contains("must be text, not a date or time"));
   CHECK_THAT(error_of("[data]\ntrain = [1, 2]\n"),
-             contains("must be a list of text, not a list that holds more than text"));
+             contains("must be a list of text, not a list of"));
   CHECK_THAT(error_of("[data]\ntrain = \"a\"\n"), contains("must be a list of text, not text"));
+}
+
+TEST_CASE("lists of numbers", "[deck]") {
+  Schema schema;
+  schema.add(KeySpec::numbers("study/experts", {3, 6}, "E").range(1, 64));
+  const auto deck = [&](const std::string& text) { return Deck::parse(text, "x.toml", schema); };
+  CHECK(deck("").numbers("study/experts") == std::vector<double>{3, 6});
+  CHECK(deck("[study]\nexperts = [4, 0.5e1]\n").numbers("study/experts") ==
+        std::vector<double>{4, 5});
+  CHECK(deck("[study]\nexperts = []\n").numbers("study/experts").empty());
+  const Deck again = deck(deck("[study]\nexperts = [4, 5.5]\n").effective());
+  CHECK(again.numbers("study/experts") == std::vector<double>{4, 5.5});
+  CHECK_THAT(message_of<InputError>([&] { deck("[study]\nexperts = [4, 100]\n"); }),
+             contains("\"study/experts\" is 100, but must be between 1 and 64"));
+  CHECK_THAT(message_of<InputError>([&] { deck("[study]\nexperts = [4, \"a\"]\n"); }),
+             contains("must be a list of numbers, not a list of several kinds"));
 }
 
 TEST_CASE("numbers outside their range and not finite are refused", "[deck]") {
@@ -169,6 +186,9 @@ TEST_CASE("overrides win and take bare words", "[deck]") {
   CHECK(deck.list("data/train") == std::vector<std::string>{"a=b.txt"});
   CHECK(deck.text("data/cache") == "2024");
   CHECK(deck.given("moe/jitter"));
+  CHECK(deck.overridden("moe/jitter"));
+  CHECK(deck.toml("moe/jitter") == "0.5");
+  CHECK(deck.toml("moe/router") == "\"switch\"");
   CHECK(Deck::parse(text, "x", schema(), {"data/train=['a', \"b\"]"}).list("data/train") ==
         std::vector<std::string>{"a", "b"});
   CHECK(Deck::parse(text, "x", schema(), {"data/train="}).list("data/train").empty());
