@@ -6,7 +6,9 @@
 #include "io/manifest.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -33,11 +35,17 @@ bool parse_step(std::string name, StepFolder& result) {
   return code == std::errc() && stop == end && step_name(result.step) == name;
 }
 
+[[noreturn]] void fail_read(const std::string& path, const std::error_code& code) {
+  throw Error(path + ": error: cannot be read: " + code.message());
+}
+
+/// Names in a folder; none when there is no such folder.
 std::vector<std::string> children(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code code;
   for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code))
     names.push_back(it->path().filename().string());
+  if (code && code != std::errc::no_such_file_or_directory) fail_read(folder, code);
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -60,12 +68,22 @@ std::vector<StepFolder> list_steps(const std::string& folder) {
     std::error_code code;
     if (!parse_step(name, step)) continue;
     step.path = folder + "/" + name;
-    if (fs::is_directory(step.path, code)) steps.push_back(std::move(step));
+    const fs::file_status status = fs::status(step.path, code);
+    if (status.type() == fs::file_type::none) fail_read(step.path, code);
+    if (fs::is_directory(status)) steps.push_back(std::move(step));
   }
   std::sort(steps.begin(), steps.end(), [](const StepFolder& a, const StepFolder& b) {
     return std::make_tuple(-a.step, a.replaced) < std::make_tuple(-b.step, b.replaced);
   });
   return steps;
+}
+
+std::vector<StepFolder> steps_to_read(const std::string& folder) {
+  try {
+    return list_steps(folder);
+  } catch (const Error& error) {
+    throw InputError(error.what());
+  }
 }
 
 std::string read_pointer(const std::string& path) {
@@ -115,7 +133,13 @@ void with_alternative(const std::string& step_folder, const std::function<void()
     const fs::path path = fs::path(step_folder).lexically_normal();
     std::string folder = path.parent_path().string();
     if (folder.empty()) folder = ".";
-    for (const StepFolder& step : list_steps(folder)) {
+    std::vector<StepFolder> steps;
+    try {
+      steps = list_steps(folder);
+    } catch (const Error& unreadable) {
+      throw InputError(message + "\n  " + unreadable.what());
+    }
+    for (const StepFolder& step : steps) {
       if (fs::path(step.path).filename() == path.filename() || !is_whole(step.path)) continue;
       throw InputError(message + "\n  " + step.path + " is whole: use -r " + step.path);
     }
@@ -125,24 +149,59 @@ void with_alternative(const std::string& step_folder, const std::function<void()
 
 }  // namespace detail
 
-std::string resolve_checkpoint(const std::string& run_or_step) {
-  const std::string path = detail::without_slash(run_or_step);
+namespace {
+
+fs::file_status status_of(const std::string& path) {
   std::error_code code;
   const fs::file_status status = fs::status(path, code);
+  if (status.type() == fs::file_type::none)
+    throw InputError(path + ": error: cannot be read: " + code.message());
+  return status;
+}
+
+/// What is wrong with `latest` or `best`, and which checkpoints can be named instead.
+std::string describe_stale(const std::string& pointer,
+                           const std::vector<detail::StepFolder>& steps) {
+  errno = 0;
+  std::ifstream file(pointer);
+  std::string name;
+  std::string text = pointer + ": error: ";
+  if (!file.is_open())
+    text += std::string("cannot be read: ") + std::strerror(errno);
+  else if (!std::getline(file, name) || name.empty())
+    text += "is empty";
+  else if (detail::read_pointer(pointer).empty())
+    text += "does not name a checkpoint";
+  else
+    text += "names " + name + ", which is not there";
+  text += "; there is ";
+  constexpr std::size_t shown = 8;
+  for (std::size_t i = 0; i < std::min(shown, steps.size()); ++i)
+    text += (i > 0 ? ", " : "") + fs::path(steps[i].path).filename().string();
+  if (steps.size() > shown) text += ", ...";
+  return text + ": use -r " + steps.front().path;
+}
+
+}  // namespace
+
+std::string resolve_checkpoint(const std::string& run_or_step) {
+  const std::string path = detail::without_slash(run_or_step);
+  const fs::file_status status = status_of(path);
   if (!fs::exists(status)) throw InputError(path + ": error: run or checkpoint not found");
   std::string folder, pointer;
   if (fs::is_regular_file(status)) {  // `latest` or `best`
     folder = fs::path(path).parent_path().string();
     if (folder.empty()) folder = ".";
     pointer = path;
-  } else if (fs::exists(path + "/manifest.json", code) || fs::exists(path + "/state.h5", code)) {
+  } else if (fs::exists(status_of(path + "/manifest.json")) ||
+             fs::exists(status_of(path + "/state.h5"))) {
     return path;
   } else {
-    folder = fs::is_directory(path + "/checkpoints", code) ? path + "/checkpoints" : path;
+    folder = fs::exists(status_of(path + "/checkpoints")) ? path + "/checkpoints" : path;
     pointer = folder + "/latest";
   }
-  const std::vector<detail::StepFolder> steps = detail::list_steps(folder);
-  const bool pointer_exists = fs::exists(pointer, code);
+  const std::vector<detail::StepFolder> steps = detail::steps_to_read(folder);
+  const bool pointer_exists = fs::exists(status_of(pointer));
   if (steps.empty())
     throw InputError(path +
                      ": error: no checkpoint here: neither a step folder, nor a run that "
@@ -151,12 +210,11 @@ std::string resolve_checkpoint(const std::string& run_or_step) {
   const std::string name = detail::read_pointer(pointer);
   for (const detail::StepFolder& step : steps)
     if (!name.empty() && detail::step_name(step.step) == name) return step.path;
-  throw InputError(pointer + ": error: does not name a checkpoint that is there; the newest is " +
-                   steps.front().path);
+  throw InputError(describe_stale(pointer, steps));
 }
 
 bool has_checkpoint(const std::string& run_folder) {
-  return !detail::list_steps(detail::without_slash(run_folder) + "/checkpoints").empty();
+  return !detail::steps_to_read(detail::without_slash(run_folder) + "/checkpoints").empty();
 }
 
 }  // namespace kokomoe

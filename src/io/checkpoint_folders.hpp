@@ -15,8 +15,11 @@ struct StepFolder {
   bool replaced = false;  ///< step_N.old, the former step_N, while a new one takes its place
 };
 
-/// Complete step folders of a checkpoints folder, the highest step first, step_N before step_N.old.
+/// Complete step folders of a checkpoints folder, the highest step first, step_N before step_N.old;
+/// none when there is no such folder. Throws Error when it cannot be read.
 std::vector<StepFolder> list_steps(const std::string& folder);
+/// The same for a folder that a user named: throws InputError.
+std::vector<StepFolder> steps_to_read(const std::string& folder);
 
 std::string step_name(std::int64_t step);
 

@@ -44,10 +44,11 @@ CheckpointMeta load_checkpoint(const std::string& step_folder, ParameterStore<T>
                                const Communicator& communicator, bool with_moments = true);
 
 /// The step folder that a run folder (its latest), a `checkpoints` folder, a `latest` or `best`
-/// file, or a step folder names. InputError when there is none.
+/// file, or a step folder names. InputError when there is none, or when it cannot be read.
 std::string resolve_checkpoint(const std::string& run_or_step);
 
-/// True when `run_folder`/checkpoints holds a complete step folder.
+/// True when `run_folder`/checkpoints holds a complete step folder. InputError when it cannot be
+/// read.
 bool has_checkpoint(const std::string& run_folder);
 
 /// The manifest's part of a checkpoint, verified against its own digest.

@@ -4,6 +4,7 @@
 #include "kokomoe/core/error.hpp"
 #include "support/catch.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/unprivileged.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -157,11 +158,39 @@ TEST_CASE("resolve names what it finds, or says what is missing", "[checkpoint]"
   std::filesystem::create_directory(run / "empty");
   CHECK_THAT(error(run / "empty"), contains("no checkpoint here"));
   write_text(folder + "/latest", "step_11\n");
-  CHECK_THAT(error(run.path()), contains("the newest is " + folder + "/step_10"));
+  const std::string instead = "; there is step_10, step_4: use -r " + folder + "/step_10";
+  CHECK(error(run.path()) ==
+        folder + "/latest: error: names step_11, which is not there" + instead);
   write_text(folder + "/latest", "../../etc\n");
-  CHECK_THAT(error(run.path()), contains("does not name a checkpoint"));
+  CHECK(error(run.path()) == folder + "/latest: error: does not name a checkpoint" + instead);
+  write_text(folder + "/latest", "");
+  CHECK(error(run.path()) == folder + "/latest: error: is empty" + instead);
   std::filesystem::remove(folder + "/latest");
   CHECK(resolve_checkpoint(run.path()) == folder + "/step_10");
+}
+
+TEST_CASE("checkpoints that cannot be read are not taken for none", "[checkpoint]") {
+  const TemporaryFolder run;
+  namespace fs = std::filesystem;
+  const std::string folder = run / "checkpoints";
+  const auto refusal = [&] {
+    const std::string message = message_of<InputError>([&] { has_checkpoint(run.path()); });
+    CHECK(message_of<InputError>([&] { resolve_checkpoint(run.path()); }) == message);
+    return message;
+  };
+  write_text(folder, "");
+  CHECK(refusal() == folder + ": error: cannot be read: Not a directory");
+  fs::remove(folder);
+  save(folder, *make_store<float>(1), 4);
+  const fs::perms before = fs::status(folder).permissions();
+  // Without names, and with names that lead nowhere.
+  for (const fs::perms perms : {fs::perms::none, fs::perms(0444)}) {
+    fs::permissions(folder, perms);
+    const Unprivileged nobody;
+    if (nobody.holds()) CHECK_THAT(refusal(), contains("cannot be read: Permission denied"));
+  }
+  fs::permissions(folder, before);
+  CHECK(has_checkpoint(run.path()));
 }
 
 TEST_CASE("pruning keeps the newest, the best and the latest", "[checkpoint]") {
