@@ -4,11 +4,13 @@
 
 #include "data/text_file.hpp"
 #include "io/digest.hpp"
+#include "io/files.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parallel/agree.hpp"
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
@@ -65,6 +67,8 @@ class CacheWriter {
  public:
   CacheWriter(const std::string& path, std::uint32_t token_bytes)
       : path_(path), file_(path, std::ios::binary | std::ios::trunc), token_bytes_(token_bytes) {
+    if (!file_.is_open())
+      throw InputError(path + ": error: cannot be written: " + std::strerror(errno));
     const Header blank{};
     file_.write(reinterpret_cast<const char*>(&blank), sizeof blank);
   }
@@ -191,13 +195,12 @@ Corpus Corpus::open(const std::vector<std::string>& files, const Tokenizer& toke
   run_on_root(communicator, [&] {
     found.key = cache_key(files, tokenizer);
     const std::string path = path_of(found.key);
-    std::error_code code;
-    fs::create_directories(cache_folder, code);
-    if (!fs::is_directory(cache_folder))
-      throw InputError(cache_folder + ": error: the cache folder cannot be made");
-    found.reused =
-        fs::is_regular_file(path) && problem_of(detail::MappedFile(path), found.key, true).empty();
-    if (found.reused == 0) make_cache(path, files, tokenizer, found.key);
+    std::error_code ignored;
+    found.reused = fs::is_regular_file(path, ignored) &&
+                   problem_of(detail::MappedFile(path), found.key, true).empty();
+    if (found.reused != 0) return;  // even from a folder that cannot be written to
+    detail::make_writable_folder(cache_folder, "cache folder");
+    make_cache(path, files, tokenizer, found.key);
   });
   communicator.broadcast(&found, sizeof found);
 

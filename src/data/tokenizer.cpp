@@ -5,6 +5,7 @@
 #include "data/text_file.hpp"
 #include "data/tokenizers.hpp"
 #include "io/digest.hpp"
+#include "io/files.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parallel/agree.hpp"
 
@@ -32,7 +33,8 @@ std::string sentencepiece_model(const TokenizerOptions& options) {
       options.cache_folder.empty()
           ? ""
           : options.cache_folder + "/sentencepiece-" + detail::hex(digest.value()) + ".model";
-  if (!cached.empty() && std::filesystem::exists(cached)) {
+  std::error_code ignored;
+  if (!cached.empty() && std::filesystem::exists(cached, ignored)) {
     const std::string model(detail::MappedFile(cached).text());
     try {
       detail::sentencepiece_tokenizer(model, cached);
@@ -41,11 +43,10 @@ std::string sentencepiece_model(const TokenizerOptions& options) {
       // A damaged cache is made anew.
     }
   }
+  // Before the work whose result goes there.
+  if (!cached.empty()) detail::make_writable_folder(options.cache_folder, "cache folder");
   const std::string model = detail::train_sentencepiece(options.training_files, options.vocabulary);
-  if (!cached.empty()) {
-    std::filesystem::create_directories(options.cache_folder);
-    detail::replace_file_with(cached, model);
-  }
+  if (!cached.empty()) detail::replace_file_with(cached, model);
   return model;
 }
 

@@ -4,6 +4,9 @@
 
 #include "kokomoe/core/error.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -31,6 +34,22 @@ std::string read_input_file(const std::string& path, const std::string& what, st
     throw InputError(path + ": error: larger than " + std::to_string(largest) +
                      " bytes: this is no " + what);
   return text;
+}
+
+std::string write_problem(const std::string& path) {
+  std::error_code ignored;
+  const int mode = std::filesystem::is_directory(path, ignored) ? R_OK | W_OK | X_OK : R_OK | W_OK;
+  return ::faccessat(AT_FDCWD, path.c_str(), mode, AT_EACCESS) == 0 ? "" : std::strerror(errno);
+}
+
+void make_writable_folder(const std::string& path, const std::string& what) {
+  std::error_code code;
+  std::filesystem::create_directories(path, code);
+  if (code)
+    throw InputError(path + ": error: the " + what + " cannot be made: " + code.message());
+  const std::string problem = write_problem(path);
+  if (!problem.empty())
+    throw InputError(path + ": error: the " + what + " cannot be written to: " + problem);
 }
 
 }  // namespace kokomoe::detail

@@ -5,6 +5,7 @@
 #include "kokomoe/data/corpus.hpp"
 #include "support/catch.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/unprivileged.hpp"
 
 using namespace kokomoe;
 using namespace kokomoe::test;
@@ -145,5 +146,23 @@ TEST_CASE("bad text files are named", "[corpus]") {
   CHECK_THAT(message_of<InputError>([&] {
                Corpus::open({folder / "a.txt"}, *bytes, folder / "file", Communicator());
              }),
-             contains("the cache folder cannot be made"));
+             contains("the cache folder cannot be made: Not a directory"));
+}
+
+TEST_CASE("a cache folder that may not be written to is named, with the reason", "[corpus]") {
+  const TemporaryFolder folder;
+  const auto bytes = make_tokenizer({}, Communicator());
+  write_text(folder / "a.txt", "a");
+  write_text(folder / "b.txt", "b");
+  const std::string cache = folder / "cache";
+  const auto open = [&](const std::string& file) {
+    return Corpus::open({folder / file}, *bytes, cache, Communicator());
+  };
+  open("a.txt");
+  std::filesystem::permissions(cache, std::filesystem::perms(0555));
+  const Unprivileged nobody;
+  if (!nobody.holds()) return;
+  CHECK(open("a.txt").reused());
+  CHECK(message_of<InputError>([&] { open("b.txt"); }) ==
+        cache + ": error: the cache folder cannot be written to: Permission denied");
 }

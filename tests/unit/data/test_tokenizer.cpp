@@ -110,6 +110,10 @@ TEST_CASE("SentencePiece gives text back byte for byte", "[tokenizer]") {
     options.vocabulary = 100000;
     CHECK_THAT(message_of<InputError>([&] { make_tokenizer(options, Communicator()); }),
                contains("SentencePiece cannot train a vocabulary of 100000"));
+    TokenizerOptions nowhere = options;
+    nowhere.cache_folder = folder / "a.txt";
+    CHECK_THAT(message_of<InputError>([&] { make_tokenizer(nowhere, Communicator()); }),
+               contains("a.txt: error: the cache folder cannot be made: Not a directory"));
     options.vocabulary = 10;
     CHECK_THROWS_AS(make_tokenizer(options, Communicator()), InputError);
     options.vocabulary = 300;
