@@ -19,13 +19,23 @@ namespace {
 std::atomic<int> signals_seen{0};
 std::atomic<int> terminations_seen{0};
 
-// Batch systems send SIGUSR1 ahead of SIGTERM: only a second request to end leaves at once.
+// Batch systems send SIGUSR1 ahead of SIGTERM, and a terminal that closes sends SIGHUP twice, by
+// itself and through its shell: only a second request to end leaves at once.
 void on_signal(int signal) {
   signals_seen.fetch_add(1);
-  if (signal != SIGUSR1 && terminations_seen.fetch_add(1) > 0) _exit(143);
+  const bool ends = signal == SIGTERM || signal == SIGINT;
+  if (ends && terminations_seen.fetch_add(1) > 0) _exit(143);
 }
 
-constexpr int watched[] = {SIGTERM, SIGINT, SIGUSR1};
+constexpr int watched[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP};
+
+/// nohup asks that the end of the terminal be nothing. (SIGINT, which shells ignore for what they
+/// start in the background, is watched all the same.)
+bool is_ignored_hangup(int signal) {
+  struct sigaction current = {};
+  return signal == SIGHUP && sigaction(signal, nullptr, &current) == 0 &&
+         current.sa_handler == SIG_IGN;
+}
 
 }  // namespace
 
@@ -36,6 +46,7 @@ RunControl::RunControl(std::string run_folder, double wall_seconds)
   static_assert(std::atomic<int>::is_always_lock_free, "a signal handler must not lock");
   signals_seen = terminations_seen = 0;
   for (const int signal : watched) {
+    if (is_ignored_hangup(signal)) continue;
     struct sigaction action = {};
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
@@ -44,7 +55,8 @@ RunControl::RunControl(std::string run_folder, double wall_seconds)
 }
 
 RunControl::~RunControl() {
-  for (const int signal : watched) std::signal(signal, SIG_DFL);
+  for (const int signal : watched)
+    if (!is_ignored_hangup(signal)) std::signal(signal, SIG_DFL);
 }
 
 double RunControl::elapsed() const {

@@ -31,10 +31,10 @@ expect 0 'all equal' kokomoe inspect part other
 
 # A wall limit that is over at once, and a signal in a long run.
 expect 75 'by the wall limit' kokomoe train -i deck.toml -d wall -t 00:00:01 train/steps=100000
-for signal in TERM USR1 INT; do
-  "$KOKOMOE_PROGRAM" train -i deck.toml -d "signal$signal" train/steps=1000000 >signal.txt 2>&1 &
+for signal in TERM USR1 INT HUP; do
+  "$KOKOMOE_PROGRAM" train -i deck.toml -d "signal$signal" train/steps=1000000 >"$signal.txt" 2>&1 &
   pid=$!
-  until grep -q '^step 3/' signal.txt; do sleep 0.05; done
+  until grep -qs '^step 3/' "$signal.txt"; do sleep 0.05; done
   kill -"$signal" "$pid"
   status=0
   wait "$pid" || status=$?

@@ -12,8 +12,9 @@ namespace kokomoe {
 /// Why a run should end early, agreed on by all ranks.
 enum class StopReason { none, signal, wall_limit, stop_file };
 
-/// Watches for SIGTERM, SIGINT and SIGUSR1, a wall limit, and a file `stop` in the run folder. The
-/// handlers only set a flag; a second SIGTERM or SIGINT leaves at once with code 143.
+/// Watches for SIGTERM, SIGINT, SIGUSR1 and SIGHUP, a wall limit, and a file `stop` in the run
+/// folder. The handlers only set a flag; a second SIGTERM or SIGINT leaves at once with code 143. A
+/// SIGHUP that is ignored already (nohup) stays so.
 class RunControl {
  public:
   /// `wall_seconds` 0 = no limit; counted from here. Installs the handlers.

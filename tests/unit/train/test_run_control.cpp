@@ -50,7 +50,7 @@ TEST_CASE("the wall limit counts what a step and a checkpoint take", "[train]") 
 }
 
 TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train]") {
-  const int signal = GENERATE(SIGTERM, SIGINT, SIGUSR1);
+  const int signal = GENERATE(SIGTERM, SIGINT, SIGUSR1, SIGHUP);
   const TemporaryFolder folder;
   const Communicator alone;
   {
@@ -61,6 +61,25 @@ TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train
   }
   RunControl next(folder.path(), 0);
   CHECK(next.check(alone, 0) == StopReason::none);
+}
+
+TEST_CASE("a terminal that closes may send SIGHUP twice", "[train]") {
+  const TemporaryFolder folder;
+  RunControl control(folder.path(), 0);
+  std::raise(SIGHUP);
+  std::raise(SIGHUP);
+  CHECK(control.check(Communicator(), 0) == StopReason::signal);
+}
+
+TEST_CASE("SIGHUP that nohup ignores stays ignored", "[train]") {
+  const TemporaryFolder folder;
+  std::signal(SIGHUP, SIG_IGN);
+  {
+    RunControl control(folder.path(), 0);
+    std::raise(SIGHUP);
+    CHECK(control.check(Communicator(), 0) == StopReason::none);
+  }
+  CHECK(std::signal(SIGHUP, SIG_DFL) == SIG_IGN);
 }
 
 TEST_CASE("reasons to stop read well", "[train]") {
