@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/io/checkpoint.hpp"
+#include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/training_run.hpp"
 
 #include <cmath>
@@ -39,6 +40,7 @@ int evaluate(LoadedModel<T>& loaded, const EvalOptions& options,
   const LanguageModelConfig& config = loaded.model->config();
   if (config.heldout_files.empty())
     loaded.deck.refuse("data/heldout", "names no file to evaluate on");
+  require_data_files(loaded.deck, DataUse::evaluation, true, communicator);
   const EvalWindows windows(Corpus::open(config.heldout_files, *loaded.tokenizer,
                                          config.cache_folder, communicator),
                             config.sequence_length, config.eval_stride,

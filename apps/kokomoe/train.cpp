@@ -3,6 +3,7 @@
 #include "command.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/run_control.hpp"
 #include "kokomoe/train/training_run.hpp"
 
@@ -30,7 +31,7 @@ void add_train(CLI::App& program, Action& action) {
   command->add_option("overrides", options->training.overrides, "section/key=value ...");
   command->footer(
       "Example: kokomoe train -i inputs/lm/quickstart.toml -d runs/first train/steps=100\n"
-      "SIGTERM, SIGINT, SIGUSR1 or a file RUN/stop save and stop, too.");
+      "SIGTERM, SIGINT, SIGUSR1, SIGHUP or a file RUN/stop save and stop, too.");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
       if (!options->wall.empty())
@@ -49,14 +50,15 @@ void add_validate(CLI::App& program, Action& action) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command =
-      program.add_subcommand("validate", "check a deck and do nothing else: exit 0 or 2");
+      program.add_subcommand("validate", "check a deck and that its files are there: exit 0 or 2");
   command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
   command->add_option("overrides", options->overrides, "section/key=value ...");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
       std::vector<std::string> notes;
-      const Deck deck = Deck::load(options->deck, language_model_schema(), options->overrides);
-      read_language_model_deck(deck, notes);
+      const Deck deck = load_language_model_deck(options->deck, options->overrides);
+      note_schedule(read_language_model_deck(deck, notes), notes);
+      require_data_files(deck, DataUse::training, false, communicator);
       if (communicator.is_root())
         for (const std::string& note : notes) std::cout << "note: " << note << std::endl;
       return done;

@@ -7,8 +7,12 @@
 #include "kokomoe/core/gemm.hpp"
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/io/json_lines.hpp"
+#include "kokomoe/parallel/agree.hpp"
+#include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/run_control.hpp"
+#include "kokomoe/train/run_folder.hpp"
+#include "train/checkpoint_deck.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -36,34 +40,11 @@ class Clock {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-/// Root does it, everyone learns whether it worked. `work` throws std::exception.
-template <class Work>
-void on_root(const Communicator& communicator, const Work& work) {
-  std::string error;
-  if (communicator.is_root()) {
-    try {
-      work();
-    } catch (const std::exception& e) {
-      error = e.what();
-      if (error.empty()) error = "unknown error";
-    }
-  }
-  error = communicator.broadcast(error);
-  if (!error.empty()) throw InputError(error);
-}
-
 void write_text(const std::string& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file << text;
   file.flush();
   if (!file) fail(path, "cannot be written");
-}
-
-bool is_run(const std::string& folder) {
-  std::error_code ignored;
-  return fs::exists(folder + "/effective.toml", ignored) ||
-         fs::exists(folder + "/metrics.jsonl", ignored) ||
-         fs::exists(folder + "/checkpoints", ignored);
 }
 
 struct ModelSize {
@@ -115,8 +96,10 @@ class Run {
     model_ = std::make_unique<LanguageModel<T>>(full, communicator, corpus);
     say_model(corpus);
     if (!checkpoint.empty()) resume(checkpoint);
-    on_root(communicator, [&] {
-      fs::create_directories(folder_ + "/checkpoints");
+    run_on_root(communicator, [&] {
+      std::error_code code;
+      fs::create_directories(folder_ + "/checkpoints", code);
+      if (code) fail(folder_ + "/checkpoints", "cannot be made: " + code.message());
       write_text(folder_ + "/effective.toml", deck.effective());
       JsonLines::truncate_after(folder_ + "/metrics.jsonl", step_);
       metrics_ = JsonLines(folder_ + "/metrics.jsonl");
@@ -278,51 +261,6 @@ class Run {
   double save_seconds_ = 0, eval_seconds_ = 0;
 };
 
-std::string value_text(const Deck& deck, const KeySpec& key) {
-  struct Text {
-    const Deck& deck;
-    const std::string& name;
-    std::string operator()(std::int64_t) const { return std::to_string(deck.integer(name)); }
-    std::string operator()(double) const {
-      char text[40];
-      std::snprintf(text, sizeof text, "%.17g", deck.real(name));
-      return text;
-    }
-    std::string operator()(bool) const { return deck.boolean(name) ? "true" : "false"; }
-    std::string operator()(const std::string&) const { return '"' + deck.text(name) + '"'; }
-    std::string operator()(const std::vector<std::string>&) const {
-      std::string text;
-      for (const std::string& item : deck.list(name))
-        text += (text.empty() ? "\"" : ", \"") + item + '"';
-      return '[' + text + ']';
-    }
-  };
-  return std::visit(Text{deck, key.name}, key.default_value);
-}
-
-/// A resumed run is the same run: what makes the model and its draws may change only where this
-/// command says so itself. Other changes are noted.
-void compare_with_checkpoint(const Deck& deck, const std::string& checkpoint,
-                             const std::vector<std::string>& overrides,
-                             std::vector<std::string>& notes) {
-  const Deck before = deck_of_checkpoint(checkpoint, {});
-  const Schema schema = language_model_schema();
-  for (const KeySpec& key : schema.keys()) {
-    const std::string was = value_text(before, key), is = value_text(deck, key);
-    if (was == is) continue;
-    const auto says_so = [&](const std::string& text) {
-      return text.compare(0, key.name.size() + 1, key.name + "=") == 0;
-    };
-    const std::string section = key.name.substr(0, key.name.find('/'));
-    if ((section == "model" || section == "moe" || section == "run") &&
-        std::none_of(overrides.begin(), overrides.end(), says_so))
-      throw InputError("resuming would change " + key.name + " from " + was + " to " + is +
-                       ": repeat the overrides of the first command, or leave -i out to go on with "
-                       "the checkpoint's own deck");
-    notes.push_back(key.name + " was " + was + ", is " + is);
-  }
-}
-
 bool lies_in(const std::string& checkpoint, const std::string& run_folder) {
   std::error_code ignored;
   const fs::path checkpoints = fs::path(run_folder) / "checkpoints";
@@ -339,50 +277,59 @@ std::string start_banner(const Communicator& communicator) {
   return text;
 }
 
-Deck deck_of_checkpoint(const std::string& step_folder,
-                        const std::vector<std::string>& overrides) {
-  return Deck::parse(read_manifest(step_folder).deck, step_folder + " (its deck)",
-                     language_model_schema(), overrides);
-}
-
 bool train_language_model(const TrainingOptions& options, const Communicator& communicator) {
-  if (options.run_folder.empty()) throw InputError("the run folder -d has an empty name");
+  const std::string& folder = options.run_folder;
+  if (folder.empty()) throw InputError("the run folder -d has an empty name");
+  // A folder that is there is locked before one looks at it; another is made once the deck is right.
+  RunLock lock;
+  run_on_root(communicator, [&] {
+    std::error_code ignored;
+    if (fs::is_directory(folder, ignored)) lock.take(folder);
+  });
   std::string checkpoint;
-  const bool exists = is_run(options.run_folder);
+  const bool exists = is_run(folder);
   if (exists && options.resume.empty())
-    throw InputError("run folder \"" + options.run_folder +
+    throw InputError("run folder \"" + folder +
                      "\" holds a run already: go on with -r last, or choose another with -d");
-  bool fresh = options.resume.empty();
   if (options.resume == "last") {
-    if (has_checkpoint(options.run_folder))
-      checkpoint = resolve_checkpoint(options.run_folder);
+    if (has_checkpoint(folder))
+      checkpoint = resolve_checkpoint(folder);
     else
-      fresh = true;
+      refuse_lost_checkpoints(folder);
   } else if (!options.resume.empty()) {
     checkpoint = resolve_checkpoint(options.resume);
   }
-  if (exists && !checkpoint.empty() && !lies_in(checkpoint, options.run_folder))
-    throw InputError("run folder \"" + options.run_folder + "\" holds another run than " +
+  if (exists && !checkpoint.empty() && !lies_in(checkpoint, folder))
+    throw InputError("run folder \"" + folder + "\" holds another run than " +
                      checkpoint + ": choose another with -d");
   if (options.deck.empty() && checkpoint.empty())
     throw InputError("no deck: name one with -i");
   const Deck deck = options.deck.empty()
                         ? deck_of_checkpoint(checkpoint, options.overrides)
-                        : Deck::load(options.deck, language_model_schema(), options.overrides);
+                        : load_language_model_deck(options.deck, options.overrides);
   std::vector<std::string> notes;
   const LanguageModelConfig config = read_language_model_deck(deck, notes);
   if (!checkpoint.empty()) {
-    compare_with_checkpoint(deck, checkpoint, options.overrides, notes);
+    detail::compare_with_checkpoint(deck, checkpoint, notes);
     const std::int64_t step = read_manifest(checkpoint).step;
     if (step > config.steps)
       throw InputError("train/steps = " + std::to_string(config.steps) +
                        " lies before the checkpoint's step " + std::to_string(step));
   }
+  note_schedule(config, notes);
+  require_data_files(deck, checkpoint.empty() ? DataUse::training : DataUse::resuming,
+                     options.deck.empty(), communicator);
+  run_on_root(communicator, [&] {
+    lock.take(folder);
+    if (!exists && is_run(folder))
+      throw InputError("run folder \"" + folder + "\" holds a run that began just now");
+  });
+  if (!lock.note().empty()) notes.push_back(lock.note());
   Progress progress(communicator.is_root(), config.steps);
   progress.say(start_banner(communicator));
   for (const std::string& note : notes) progress.say("note: " + note);
-  if (fresh && options.resume == "last")
-    progress.say("note: \"" + options.run_folder + "\" holds no checkpoint: starting fresh");
+  if (checkpoint.empty() && options.resume == "last")
+    progress.say("note: \"" + folder + "\" holds no checkpoint: starting fresh");
   communicator.barrier();
   if (config.double_precision)
     return Run<double>(options, deck, config, communicator, checkpoint).train();
@@ -395,6 +342,7 @@ LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const Communicator& communicator) {
   const std::string folder = resolve_checkpoint(run_or_step);
   LoadedModel<T> loaded{deck_of_checkpoint(folder, overrides), nullptr, nullptr, 0};
+  detail::refuse_other_model(loaded.deck, folder);
   std::vector<std::string> notes;
   LanguageModelConfig config = read_language_model_deck(loaded.deck, notes);
   loaded.tokenizer = tokenizer_of(read_manifest(folder));

@@ -20,7 +20,8 @@ struct TrainingOptions {
   double wall_seconds = 0;             ///< 0 = no limit
 };
 
-/// Runs a deck in its run folder: effective.toml, metrics.jsonl, checkpoints/. Collective.
+/// Runs a deck in its run folder: effective.toml, metrics.jsonl, checkpoints/, and a file `lock`
+/// that keeps a second process out. Collective.
 /// Returns true when the deck's steps are done, false when a signal, the wall limit or a `stop`
 /// file ended it early, after saving. Throws InputError before any work when deck, data, folder or
 /// checkpoint are wrong.
@@ -35,7 +36,8 @@ struct LoadedModel {
   std::int64_t step = 0;
 };
 
-/// `overrides` change the deck that the checkpoint was written with.
+/// `overrides` change the deck that the checkpoint was written with, but not its model or
+/// tokenizer: InputError that names key and both values.
 template <class T>
 LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const std::vector<std::string>& overrides,

@@ -77,8 +77,8 @@ TEST_CASE("what keys cannot say alone is refused where it stands in the deck", "
   };
   const Bad bad[] = {
       {"[moe]\nrouter = \"top_k\"\nexperts = 4\nk = 5\n",
-       "lm.toml:6:", "k = 5 exceeds the 4 experts"},
-      {"[moe]\nk = 2\n", "lm.toml:4:", "\"sparsemixer\" chooses one expert: k must be 1"},
+       "lm.toml:6:", "k = 5 of 4 experts"},
+      {"[moe]\nrouter = \"switch\"\nk = 2\n", "lm.toml:5:", "\"switch\": k must be 1, not 2"},
       {"[model]\nd_model = 10\nheads = 3\n", "lm.toml:5:", "3 heads do not divide d_model = 10"},
       {"[model]\nd_model = 9\nheads = 3\n", "lm.toml:5:", "an even number of channels a head"},
       {"sequence_length = 48\n[train]\nbatch_tokens = 100\n",

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/train/run_folder.hpp"
 #include "kokomoe/train/training_run.hpp"
 #include "support/catch.hpp"
 #include "support/tiny_training.hpp"
@@ -102,6 +103,54 @@ TEST_CASE("a missing corpus is refused before the run folder is made a run", "[t
       [&] { runs.train("run", "", {"data/train=" + (runs.tiny.folder() / "nothing.txt")}); });
   CHECK_THAT(message, contains("nothing.txt"));
   CHECK_FALSE(std::filesystem::exists(runs.tiny.folder() / "run/effective.toml"));
+}
+
+TEST_CASE("resume last after the checkpoints are gone is refused and cuts nothing", "[train]") {
+  const Runs runs;
+  runs.train("run");
+  const std::string metrics = runs.tiny.folder() / "run/metrics.jsonl";
+  const std::string before = read_text(metrics);
+  std::filesystem::remove_all(runs.tiny.folder() / "run/checkpoints");
+  CHECK_THAT(message_of<InputError>([&] { runs.train("run", "last"); }),
+             contains("has lost its checkpoints"));
+  CHECK(read_text(metrics) == before);
+}
+
+TEST_CASE("a run folder that another training uses is refused, whatever it holds", "[train]") {
+  const Runs runs;
+  {
+    RunLock other;
+    other.take(runs.tiny.folder() / "run");
+    for (const char* resume : {"", "last"})
+      CHECK_THAT(message_of<InputError>([&] { runs.train("run", resume); }),
+                 contains("run\" is in use by process"));
+  }
+  CHECK(runs.train("run"));
+}
+
+TEST_CASE("the run folder is looked at before text becomes tokens", "[train]") {
+  const Runs runs;
+  write_text(runs.tiny.folder() / "run", "");
+  CHECK_THAT(message_of<InputError>([&] { runs.train("run"); }),
+             contains("run: error: the run folder cannot be made"));
+  CHECK_FALSE(std::filesystem::exists(runs.tiny.folder() / "cache"));
+}
+
+TEST_CASE("a trained model cannot be loaded as another", "[train]") {
+  const Runs runs;
+  runs.train("run");
+  const std::string run = runs.tiny.folder() / "run";
+  const auto refusal = [&](const std::string& change) {
+    return message_of<InputError>(
+        [&] { load_language_model<float>(run, {change}, runs.tiny.alone()); });
+  };
+  CHECK_THAT(refusal("moe/router=switch"),
+             contains("step_6 was trained with moe/router = \"sparsemixer\", not \"switch\""));
+  CHECK_THAT(refusal("model/layers=1"), contains("model/layers = 2, not 1"));
+  CHECK_THAT(refusal("run/precision=double"), contains("run/precision = \"float\""));
+  CHECK_THAT(refusal("data/vocabulary=300"), contains("data/vocabulary = 8000, not 300"));
+  load_language_model<float>(run, {"data/heldout=other.txt", "moe/router=sparsemixer"},
+                             runs.tiny.alone());
 }
 
 TEST_CASE("a loaded model evaluates as its run did", "[train]") {

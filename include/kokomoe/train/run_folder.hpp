@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <string>
+
+namespace kokomoe {
+
+/// True when the folder holds what a run writes.
+bool is_run(const std::string& folder);
+
+/// Throws InputError when a run without checkpoints has something to lose by starting over.
+void refuse_lost_checkpoints(const std::string& folder);
+
+/// A run folder in the hands of one process: flock on RUN/lock, which the system gives back however
+/// the process ends.
+class RunLock {
+ public:
+  RunLock() = default;
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+  /// Makes the folder when it is missing, sees that a run can write there, and locks it. InputError
+  /// naming the folder. Nothing when it is held already.
+  void take(const std::string& folder);
+
+  /// What to tell the user when the file system has no locks, or "".
+  const std::string& note() const { return note_; }
+
+ private:
+  int file_ = -1;
+  std::string note_;
+};
+
+namespace detail {
+
+/// flock(2); tests put another in its place.
+extern int (*lock_call)(int file, int operation);
+
+}  // namespace detail
+
+}  // namespace kokomoe

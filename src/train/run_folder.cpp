@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/train/run_folder.hpp"
+
+#include "io/files.hpp"
+#include "kokomoe/core/error.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+namespace kokomoe {
+
+namespace fs = std::filesystem;
+
+int (*detail::lock_call)(int file, int operation) = ::flock;
+
+namespace {
+
+/// "process 12 on node3", from the file of a lock that another has.
+std::string holder_of(const std::string& path) {
+  std::string line;
+  std::ifstream file(path);
+  std::getline(file, line);
+  const bool readable =
+      std::all_of(line.begin(), line.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7f; });
+  return line.empty() || line.size() > 200 || !readable ? "another process" : line;
+}
+
+std::string own_name() {
+  char host[256] = "";
+  ::gethostname(host, sizeof host - 1);
+  return "process " + std::to_string(::getpid()) + " on " + host;
+}
+
+}  // namespace
+
+bool is_run(const std::string& folder) {
+  std::error_code ignored;
+  return fs::exists(folder + "/effective.toml", ignored) ||
+         fs::exists(folder + "/metrics.jsonl", ignored) ||
+         fs::exists(folder + "/checkpoints", ignored);
+}
+
+void refuse_lost_checkpoints(const std::string& folder) {
+  std::ifstream metrics(folder + "/metrics.jsonl", std::ios::binary);
+  const auto rows = std::count(std::istreambuf_iterator<char>(metrics), {}, '\n');
+  std::error_code ignored;
+  const bool saved = fs::exists(folder + "/checkpoints/latest", ignored);
+  if (rows == 0 && !saved) return;
+  const std::string found = rows > 0 ? "metrics.jsonl has " + std::to_string(rows) + " rows"
+                                     : "checkpoints/latest is there";
+  throw InputError(
+      "run folder \"" + folder + "\" has lost its checkpoints: " + found +
+      ", but checkpoints/ holds no step folder. Starting over would cut what is there: "
+      "bring the checkpoints back, choose another folder with -d, or remove " +
+      folder + (rows > 0 ? "/metrics.jsonl" : "/checkpoints/latest") + " to start over here");
+}
+
+RunLock::~RunLock() {
+  if (file_ >= 0) ::close(file_);
+}
+
+void RunLock::take(const std::string& folder) {
+  if (file_ >= 0) return;
+  detail::make_writable_folder(folder, "run folder");
+  const std::string path = folder + "/lock";
+  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (file < 0)
+    throw InputError("run folder \"" + folder + "\" cannot be written to: " + path + ": " +
+                     std::strerror(errno));
+  int result = 0;
+  do {
+    result = detail::lock_call(file, LOCK_EX | LOCK_NB);
+  } while (result != 0 && errno == EINTR);
+  const int code = result == 0 ? 0 : errno;
+  if (code == EWOULDBLOCK) {
+    ::close(file);
+    throw InputError("run folder \"" + folder + "\" is in use by " + holder_of(path) +
+                     ": wait for it, or choose another folder with -d");
+  }
+  file_ = file;
+  if (code != 0)
+    note_ = "run folder \"" + folder + "\" cannot be locked (" + std::strerror(code) +
+            "): see to it that no second training uses it";
+  const std::string name = own_name() + "\n";
+  const bool written = ::ftruncate(file, 0) == 0 && ::pwrite(file, name.data(), name.size(), 0) ==
+                                                        static_cast<ssize_t>(name.size());
+  if (!written)
+    throw InputError("run folder \"" + folder + "\" cannot be written to: " + path + ": " +
+                     std::strerror(errno));
+  for (const char* item : {"checkpoints", "effective.toml", "metrics.jsonl"}) {
+    std::error_code ignored;
+    const std::string part = folder + "/" + item;
+    const std::string problem = fs::exists(part, ignored) ? detail::write_problem(part) : "";
+    if (!problem.empty())
+      throw InputError("run folder \"" + folder + "\" cannot be written to: " + part + ": " +
+                       problem);
+  }
+}
+
+}  // namespace kokomoe
