@@ -54,9 +54,36 @@ int run(const Action& action, const Communicator& communicator) {
   }
 }
 
+/// The error of a word that stands where a subcommand should, or "". Options come after it.
+std::string unknown_subcommand(const CLI::App& program,
+                               const std::vector<std::string>& arguments) {
+  const CLI::App* command = &program;
+  for (const std::string& word : arguments) {
+    const auto known = command->get_subcommands([](const CLI::App*) { return true; });
+    if (known.empty() || word.starts_with("-")) return "";
+    std::vector<std::string> names;
+    const CLI::App* next = nullptr;
+    for (const CLI::App* candidate : known) {
+      names.push_back(candidate->get_name());
+      if (candidate->get_name() == word) next = candidate;
+    }
+    if (next == nullptr) {
+      std::string text = "unknown subcommand \"" + word + "\" of " + command->get_name();
+      const std::string nearest = nearest_name(word, names);
+      if (!nearest.empty()) return text + ": did you mean \"" + nearest + "\"?";
+      text += ": there is";
+      for (const std::string& name : names) text += (name == names[0] ? " " : ", ") + name;
+      return text;
+    }
+    command = next;
+  }
+  return "";
+}
+
 int run_all(const std::vector<std::string>& arguments, const Communicator& communicator) {
   // 1. Options.
-  CLI::App program("Trains, evaluates and studies Mixture-of-Experts models from input decks.");
+  CLI::App program("Trains, evaluates and studies Mixture-of-Experts models from input decks.",
+                   "kokomoe");
   program.footer(
       "Examples:\n"
       "  kokomoe train -i inputs/lm/quickstart.toml -d runs/first\n"
@@ -76,8 +103,13 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
   add_inspect(program, action);
   add_validate(program, action);
   add_routers(program, action);
+  add_fidelity(program, action);
   add_bench(program, action);
 
+  if (const std::string error = unknown_subcommand(program, arguments); !error.empty()) {
+    if (communicator.is_root()) std::cerr << "kokomoe: " << error << std::endl;
+    return bad_input;
+  }
   try {
     program.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // last first
   } catch (const CLI::ParseError& error) {

@@ -8,7 +8,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 expect 0 'Examples:' kokomoe --help
 expect 0 'wall limit' kokomoe train --help
 expect 2 'subcommand' kokomoe
-expect 2 '.' kokomoe trian
+expect 2 'unknown subcommand "trian" of kokomoe: did you mean "train"\?' kokomoe trian -i deck.toml
+expect 2 'unknown subcommand "laier" of bench: did you mean "layer"' kokomoe bench laier
+expect 2 'there is train, eval, ' kokomoe xyzzyplugh
 expect 2 'deck not found|no such file' kokomoe validate -i missing.toml
 expect 0 '' kokomoe validate -i deck.toml
 
@@ -22,15 +24,36 @@ expect 2 'did you mean "switch"' kokomoe validate -i deck.toml moe/router=swich
 expect 2 'train/steps' kokomoe validate -i deck.toml train/steps=-1
 expect 2 'heads do not divide' kokomoe validate -i deck.toml model/heads=5
 expect 2 'multiple of data/sequence_length' kokomoe validate -i deck.toml train/batch_tokens=100
-expect 2 'chooses one expert' kokomoe validate -i deck.toml moe/k=2
+expect 2 'k must be 1' kokomoe validate -i deck.toml moe/router=switch moe/k=2
 expect 2 'must be 1' kokomoe validate -i deck.toml parallel/expert_ranks=2
 expect 0 'note: moe/mask_eps is not used' \
   kokomoe validate -i deck.toml moe/router=switch moe/mask_eps=0.2
 
+expect 0 'note: optimizer/warmup = 6 takes all of train/steps = 6' \
+  kokomoe validate -i deck.toml optimizer/warmup=6
+expect 2 '"data/heldout": nothing.txt: file not found' \
+  kokomoe validate -i deck.toml data/heldout=nothing.txt
+
 # Files.
 expect 2 'nothing.txt' kokomoe train -i deck.toml -d never 'data/train=["nothing.txt"]'
 expect 2 'no tensor matches' kokomoe train -i deck.toml -d never 'train/freeze=["nothing*"]'
+expect 2 'cannot be made' kokomoe train -i deck.toml -d never data/cache=deck.toml
+expect 2 'deck.toml: error: the run folder cannot be made' kokomoe train -i deck.toml -d deck.toml
 [[ ! -e never/checkpoints ]] || fail "data errors came after the run folder was made"
+
+# Two trainings in one folder: the second is refused, and finds it free once the first was killed.
+"$KOKOMOE_PROGRAM" train -i deck.toml -d shared train/steps=1000000 >shared.txt 2>&1 &
+pid=$!
+until grep -qs '^step 2/' shared.txt; do sleep 0.05; done
+for resume in '' '-r last'; do
+  expect 2 "run folder \"shared\" is in use by process $pid" kokomoe train -i deck.toml -d shared $resume
+done
+kill -KILL "$pid"
+wait "$pid" || true
+expect 2 'has lost its checkpoints: metrics.jsonl has' kokomoe train -i deck.toml -d shared -r last
+[[ $(wc -l <shared/metrics.jsonl) -ge 2 ]] || fail "a refused resume cut the metrics"
+rm shared/metrics.jsonl
+expect 0 'starting fresh' kokomoe train -i deck.toml -d shared -r last
 
 # Run folders and checkpoints.
 expect 0 'done: 6 steps' kokomoe train -i deck.toml -d run checkpoint/every=2
@@ -58,6 +81,18 @@ assert all(key in rows[0] for key in keys.split()), rows[0]
 assert abs(rows[0]["loss"] - rows[0]["task_loss"] - rows[0]["aux_loss"]) < 1e-9
 assert any("eval_loss" in row for row in rows)
 PY
+expect 2 'moe/router = "sparsemixer", not "switch"' kokomoe eval -r run moe/router=switch
+expect 2 'model/layers = 2, not 1' kokomoe generate -r run --prompt x model/layers=1
+mkdir elsewhere
+expect 2 "comes from the checkpoint's deck.*data/heldout=... overrides it" \
+  bash -c 'cd elsewhere && "$KOKOMOE_PROGRAM" eval -r ../run'
+expect 0 'bits per byte' \
+  bash -c 'cd elsewhere && "$KOKOMOE_PROGRAM" eval -r ../run data/heldout=../heldout.txt'
+cp run/checkpoints/latest latest.txt
+: >run/checkpoints/latest
+expect 2 'latest: error: is empty; there is step_6, .*: use -r run/checkpoints/step_6' \
+  kokomoe train -d run -r last
+cp latest.txt run/checkpoints/latest
 expect 2 'holds another run' kokomoe train -d run -r fresh/checkpoints/step_1
 truncate -s -100 run/checkpoints/step_6/state.h5
 expect 2 'step_6/state.h5.*damaged' kokomoe eval -r run
