@@ -34,5 +34,20 @@ print(sys.argv[3], "largest difference of a tensor", worst)
 PY
   done
 done
+# SIGUSR1 to Open MPI's mpirun reaches the ranks, and their code comes back.
+if $KOKOMOE_MPIEXEC --version | grep -q 'Open MPI\|OpenRTE'; then
+  $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i deck.toml -d signal train/steps=1000000 \
+    >signal.txt 2>&1 &
+  pid=$!
+  until grep -qs '^step 3/' signal.txt; do sleep 0.05; done
+  expect 2 'run folder "signal" is in use by' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" \
+    train -i deck.toml -d signal -r last
+  kill -USR1 "$pid"
+  status=0
+  wait "$pid" || status=$?
+  ((status == 75)) || fail "SIGUSR1 to mpirun gave exit $status"
+  step="$(cat signal/checkpoints/latest)"
+  tail -n 1 signal/metrics.jsonl | grep -q "\"step\": ${step#step_}," || fail "$step is not the last"
+fi
 # An error on all ranks ends the job with its code.
 expect 2 'unknown key' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" validate -i deck.toml moe/experst=3
