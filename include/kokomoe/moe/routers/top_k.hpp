@@ -2,13 +2,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "kokomoe/moe/router_registry.hpp"
+#include "kokomoe/moe/detail/top_k_choice.hpp"
 
 namespace kokomoe {
 
 /// The k largest logits. softmax = "before": the weight is the probability over all experts (GLaM,
 /// arXiv 2112.06905), so that unchosen logits learn too; "after": the softmax over the chosen ones
-/// (Mixtral, arXiv 2401.04088). Jitter as in Switch.
+/// (Mixtral, arXiv 2401.04088). Jitter as in Switch. With a group limit the experts come from the
+/// best groups (DeepSeek-V2, arXiv 2405.04434); weights are as without one.
 template <class T>
 class TopKRouter final : public Router<T> {
  public:
@@ -24,7 +25,7 @@ class TopKRouter final : public Router<T> {
 
  private:
   double jitter_;
-  bool before_;
+  detail::TopKRule rule_;
 };
 
 }  // namespace kokomoe
