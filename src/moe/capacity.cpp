@@ -3,8 +3,22 @@
 #include "kokomoe/moe/capacity.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/detail/selection.hpp"
 
 namespace kokomoe {
+
+namespace {
+
+/// The slots of one group in the order of position: all first choices, then all second ones.
+struct SlotOrder {
+  int begin, tokens, per_token;
+  KOKKOS_INLINE_FUNCTION int count() const { return tokens * per_token; }
+  KOKKOS_INLINE_FUNCTION int slot(int i) const {
+    return (begin + i % tokens) * per_token + i / tokens;
+  }
+};
+
+}  // namespace
 
 template <class T>
 void apply_capacity(const StepContext& ctx, const RoutingGroups& groups, int k, double factor,
@@ -25,32 +39,27 @@ void apply_capacity(const StepContext& ctx, const RoutingGroups& groups, int k, 
       KOKKOS_LAMBDA(const int i) {
         const int e = i % experts, begin = groups.begin(i / experts), end = groups.end(i / experts);
         const int capacity = expert_capacity(end - begin, experts, k, factor);
+        const SlotOrder order{begin, end - begin, per_token};
         const auto wants = [&](int n) {
           return expert(n) == e && (before.extent(0) == 0 || before(n) == 0);
         };
-        int placed = 0;
-        for (int r = 0; r < per_token; ++r) {
-          for (int t = begin; t < end; ++t) {
-            const int n = t * per_token + r;
-            if (expert(n) != e) continue;
-            if (!wants(n)) {
-              dropped(n) = 1;
-              continue;
-            }
-            int rank = placed++;
-            if (by_probability) {
-              rank = 0;
-              for (int q = 0; q < per_token; ++q)
-                for (int s = begin; s < end; ++s) {
-                  const int m = s * per_token + q;
-                  if (m == n || !wants(m)) continue;
-                  const bool earlier = q < r || (q == r && s < t);
-                  if (weight(m) > weight(n) || (weight(m) == weight(n) && earlier)) ++rank;
-                }
-            }
-            dropped(n) = rank >= capacity ? 1 : 0;
+        if (!by_probability) {
+          int placed = 0;
+          for (int j = 0; j < order.count(); ++j) {
+            const int n = order.slot(j);
+            if (expert(n) == e) dropped(n) = wants(n) && placed++ < capacity ? 0 : 1;
           }
+          return;
         }
+        // Slots that do not want a place are below every weight, NaN too.
+        const auto key = [&](int j) {
+          const int n = order.slot(j);
+          return wants(n) ? detail::order_key(weight(n)) + 1 : detail::OrderKey<T>(0);
+        };
+        detail::take_largest<T>(order.count(), capacity, key, [&](int j, bool taken) {
+          const int n = order.slot(j);
+          if (expert(n) == e) dropped(n) = taken && wants(n) ? 0 : 1;
+        });
       });
   // Slots that no expert of [0, E) claims are unused anyway; give them a defined value.
   Kokkos::parallel_for(

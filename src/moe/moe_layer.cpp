@@ -102,7 +102,8 @@ MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& sto
                              router_place(config, layer, name + ".router"),
                              config.options, store)),
       experts_(experts_config(config), store, name + ".experts"),
-      owned_(store.experts(config.experts)) {
+      owned_(store.experts(config.experts)),
+      limited_(config.capacity_factor > 0 && !router_info(config.router).own_capacity) {
   if (!owned_.all())
     throw InputError("experts sharded over ranks need an exchange, which this version has not: use "
                      "one expert rank");
@@ -144,9 +145,14 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   saved.x = x;
   saved.logits = router_->project(ctx, x);
   saved.routing = router_->route_logits(ctx, saved.logits, replay);
-  if (config_.capacity_factor > 0)
+  if (limited_ && replay != nullptr && replay->dropped.extent(0) != 0) {
+    // By probability the choice would follow the weights, which a replay computes anew.
+    saved.routing.dropped = ctx.saved->template vector<unsigned char>(replay->dropped.extent(0));
+    Kokkos::deep_copy(ctx.space, saved.routing.dropped, replay->dropped);
+  } else if (limited_) {
     apply_capacity<T>(ctx, RoutingGroups(ctx, config_.routing_group), config_.k,
                       config_.capacity_factor, config_.capacity_drop, saved.routing);
+  }
   const Routing<T>& routing = saved.routing;
   watch.add_to(saved.seconds_router);
 

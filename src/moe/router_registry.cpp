@@ -3,12 +3,22 @@
 #include "kokomoe/moe/router_registry.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/routers/base.hpp"
+#include "kokomoe/moe/routers/deepseek_v3.hpp"
+#include "kokomoe/moe/routers/default_moe.hpp"
 #include "kokomoe/moe/routers/dense_mixture.hpp"
 #include "kokomoe/moe/routers/euler.hpp"
+#include "kokomoe/moe/routers/expert_choice.hpp"
+#include "kokomoe/moe/routers/gshard.hpp"
+#include "kokomoe/moe/routers/hash.hpp"
 #include "kokomoe/moe/routers/heun.hpp"
 #include "kokomoe/moe/routers/midpoint.hpp"
+#include "kokomoe/moe/routers/noisy_top_k.hpp"
+#include "kokomoe/moe/routers/quantile_balance.hpp"
 #include "kokomoe/moe/routers/reinforce.hpp"
 #include "kokomoe/moe/routers/reinmax.hpp"
+#include "kokomoe/moe/routers/remoe.hpp"
+#include "kokomoe/moe/routers/s_base.hpp"
 #include "kokomoe/moe/routers/sparsemixer.hpp"
 #include "kokomoe/moe/routers/sparsemixer_v2.hpp"
 #include "kokomoe/moe/routers/sparsemixer_v2_star.hpp"
@@ -16,6 +26,7 @@
 #include "kokomoe/moe/routers/switch.hpp"
 #include "kokomoe/moe/routers/top_k.hpp"
 #include "kokomoe/moe/routers/uniform_path.hpp"
+#include "kokomoe/moe/routers/xmoe.hpp"
 
 namespace kokomoe {
 
@@ -57,6 +68,17 @@ const std::vector<Registered>& all() {
       registered<ReinMaxRouter>(),
       registered<SwitchRouter>(),
       registered<TopKRouter>(),
+      registered<NoisyTopKRouter>(),
+      registered<XMoeRouter>(),
+      registered<DeepSeekV3Router>(),
+      registered<RemoeRouter>(),
+      registered<DefaultMoeRouter>(),
+      registered<HashRouter>(),
+      registered<GShardRouter>(),
+      registered<BaseRouter>(),
+      registered<SBaseRouter>(),
+      registered<ExpertChoiceRouter>(),
+      registered<QuantileBalanceRouter>(),
       registered<DenseMixtureRouter>(),
   };
   return routers;

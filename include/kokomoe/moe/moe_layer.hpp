@@ -76,6 +76,7 @@ class MoeLayer {
   std::optional<Experts<T>> shared_;
   ParameterHandle gain_;
   ExpertRange owned_;
+  bool limited_ = false;  ///< a capacity drops assignments
   bool timed_ = false;
 };
 
