@@ -40,8 +40,10 @@ class LoneRouter {
  public:
   LoneRouter(const std::string& name, int experts, int k, const RouterOptions& options = {},
              int layer = 0)
-      : experts_(static_cast<std::size_t>(experts)),
-        router_(make_router<T>(name, {2, experts, k, layer, "router"}, options, store_)) {
+      : LoneRouter(name, RouterPlace{2, experts, k, layer, "router"}, options) {}
+  LoneRouter(const std::string& name, const RouterPlace& place, const RouterOptions& options = {})
+      : experts_(static_cast<std::size_t>(place.experts)),
+        router_(make_router<T>(name, place, options, store_)) {
     store_.allocate(ExecutionSpace(), 1);
   }
 

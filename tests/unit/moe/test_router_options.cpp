@@ -31,8 +31,8 @@ TEST_CASE("the registry has one entry for each name, with its source", "[router]
     CHECK(router_info(info.name).summary == info.summary);
     for (const RouterOption& option : info.options) CHECK(!option.doc.empty());
     // Its defaults suit it, in both types.
-    CHECK_NOTHROW(LoneRouter<float>(info.name, 4, 1));
-    CHECK_NOTHROW(LoneRouter<double>(info.name, 4, 1));
+    CHECK_NOTHROW(LoneRouter<float>(info.name, 4, info.defaults.k));
+    CHECK_NOTHROW(LoneRouter<double>(info.name, 4, info.defaults.k));
   }
   for (const char* name : {"switch", "sparsemixer", "top_k", "dense_mixture"})
     CHECK(names.count(name) == 1);
