@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 
 namespace kokomoe {
@@ -43,14 +44,34 @@ void sum_counts(const ExecutionSpace& space, const Vector<const double>& statist
       });
 }
 
+/// The same with the token counts that a balanced hash table is made from. Without a corpus they are
+/// zero: the table then is the checkpoint's, which is about to be read.
+LanguageModelConfig with_token_counts(LanguageModelConfig config,
+                                      const std::optional<Corpus>& corpus) {
+  MoeConfig& moe = config.model.moe;
+  if (config.model.moe_every == 0 || moe.router != "hash" || moe.token_counts != nullptr)
+    return config;
+  const RouterOptions options = moe.options.completed(moe.router, router_info(moe.router).options);
+  if (options.text("table") != "balanced") return config;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(config.model.vocabulary), 0);
+  std::vector<int> ids(corpus ? std::min<std::size_t>(corpus->size(), 1 << 16) : 0);
+  for (std::size_t begin = 0; corpus && begin < corpus->size(); begin += ids.size()) {
+    const std::size_t count = std::min(ids.size(), corpus->size() - begin);
+    corpus->copy(begin, count, ids.data());
+    for (std::size_t i = 0; i < count; ++i) ++counts[static_cast<std::size_t>(ids[i])];
+  }
+  moe.token_counts = std::make_shared<const std::vector<std::int64_t>>(std::move(counts));
+  return config;
+}
+
 }  // namespace
 
 template <class T>
 LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
                                 const Communicator& communicator, std::optional<Corpus> corpus)
-    : config_(config),
+    : config_(with_token_counts(config, corpus)),
       communicator_(&communicator),
-      model_(config.model, store_),
+      model_(config_.model, store_),
       saved_("kokomoe::train::saved"),
       scratch_("kokomoe::train::scratch") {
   for (const std::string& pattern : config.freeze)
