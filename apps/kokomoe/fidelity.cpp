@@ -78,6 +78,22 @@ void print_spread(const std::vector<FidelityResult>& results) {
   std::printf("medians, relative to the exact gradient; bias by enumeration, variance by drawing\n");
 }
 
+void print_training(const std::vector<FidelityResult>& results, std::size_t count) {
+  if (results.size() == count)
+    std::printf("%-20s %4s %9s %6s %5s %8s  %18s %9s %18s\n", "estimator", "obj.", "exception",
+                "step", "layer", "cosine", "error", "scaled", "others drawn again");
+  for (std::size_t i = results.size() - count; i < results.size(); ++i) {
+    const FidelityResult& r = results[i];
+    std::printf("%-20s %4s %9s %6lld %5s %8.5f  %8.4f +- %6.4f %9.4f %8.4f +- %6.4f\n",
+                r.estimator.c_str(), r.objective.c_str(), r.argmax_exception ? "yes" : "no",
+                static_cast<long long>(r.step.value_or(0)),
+                r.layer ? std::to_string(*r.layer).c_str() : "all", r.cosine, r.relative_error,
+                r.relative_error_deviation.value_or(0), r.scaled_error,
+                r.redrawn_error.value_or(0), r.redrawn_error_deviation.value_or(0));
+  }
+  std::fflush(stdout);
+}
+
 int planted(const FidelityConfig& config, const FidelityOptions& options) {
   const std::vector<PlantedResult> results = fidelity_planted(config);
   const bool print = options.json != "-";
@@ -112,7 +128,7 @@ int planted(const FidelityConfig& config, const FidelityOptions& options) {
   return passed ? done : failed;
 }
 
-int fidelity(const FidelityOptions& options) {
+int fidelity(const FidelityOptions& options, const Communicator& communicator) {
   const Deck deck = Deck::load(options.deck, fidelity_schema(), options.overrides);
   const FidelityConfig config = read_fidelity_deck(deck);
   const bool print = options.json != "-";
@@ -129,7 +145,9 @@ int fidelity(const FidelityOptions& options) {
     case FidelityConfig::Mode::planted:
       return planted(config, options);
     case FidelityConfig::Mode::training:
-      deck.refuse("fidelity/mode", "is not there yet");
+      results = fidelity_training(config, communicator,
+                                  print ? FidelityProgress(print_training) : FidelityProgress());
+      break;
   }
   nlohmann::json lines = nlohmann::json::array();
   for (const FidelityResult& result : results) lines.push_back(to_json(result));
@@ -150,7 +168,7 @@ void add_fidelity(CLI::App& program, Action& action) {
     action = [options](const Communicator& communicator) {
       if (communicator.size() > 1)
         throw InputError("fidelity runs on one rank, not " + std::to_string(communicator.size()));
-      return fidelity(*options);
+      return fidelity(*options, communicator);
     };
   });
 }

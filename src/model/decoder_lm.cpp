@@ -116,7 +116,7 @@ Matrix<T> DecoderLm<T>::forward(const StepContext& ctx, Saved& saved,
       if (statistics.extent(0) != 0)
         sums = Vector<double>(statistics.data() + layer * statistics.extent(1),
                               statistics.extent(1));
-      if (!replay.empty()) routing = &replay[layer];
+      if (!replay.empty() && (replay[layer].tokens > 0 || tokens == 0)) routing = &replay[layer];
       ++layer;
     }
     blocks_[i].forward(ctx, x, y, saved.blocks[i], sums, routing);

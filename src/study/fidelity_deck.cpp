@@ -31,6 +31,16 @@ Schema fidelity_schema() {
                             "draws for each problem; in training, steps averaged")
                .range(2, 1e7));
   schema
+      .add(KeySpec::list("fidelity/checkpoints", {}, "in training: run or step folders"))
+      .add(KeySpec::text("fidelity/deck", "", "in training: a language model's deck to train"))
+      .add(KeySpec::list("fidelity/overrides", {}, "section/key=value for that deck"))
+      .add(KeySpec::integer("fidelity/steps", 100, "in training: updates of the deck")
+               .range(0, 1e9))
+      .add(KeySpec::integer("fidelity/every", 50, "in training: updates between measurements")
+               .range(1, 1e9))
+      .add(KeySpec::integer("fidelity/tokens", 16, "in training: tokens of the sequence")
+               .range(2, 4096));
+  schema
       .add(KeySpec::list("planted/routers", {}, "names; empty = all that have something to train"))
       .add(KeySpec::integer("planted/clusters", 8, "hidden clusters, and experts").range(2, 64))
       .add(KeySpec::integer("planted/seeds", 3, "runs of each").range(1, 1000))
@@ -86,6 +96,17 @@ FidelityConfig read_fidelity_deck(const Deck& deck) {
   config.problems = static_cast<int>(deck.integer("fidelity/problems"));
   config.channels = static_cast<int>(deck.integer("fidelity/channels"));
   config.samples = static_cast<int>(deck.integer("fidelity/samples"));
+  config.checkpoints = deck.list("fidelity/checkpoints");
+  config.deck = deck.text("fidelity/deck");
+  config.overrides = deck.list("fidelity/overrides");
+  config.steps = deck.integer("fidelity/steps");
+  config.every = deck.integer("fidelity/every");
+  config.tokens = static_cast<int>(deck.integer("fidelity/tokens"));
+  if (config.mode == FidelityConfig::Mode::training) {
+    if (config.checkpoints.empty() && config.deck.empty())
+      deck.refuse("fidelity/checkpoints", "names none, and fidelity/deck is empty too");
+    if (config.samples > 32767) deck.refuse("fidelity/samples", "must be below 32768 in training");
+  }
   config.routers = deck.list("planted/routers");
   if (config.routers.empty()) config.routers = trainable_routers();
   for (const std::string& name : config.routers) {

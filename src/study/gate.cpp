@@ -3,40 +3,11 @@
 #include "study/gate.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "study/host_copies.hpp"
 
 #include <numeric>
 
 namespace kokomoe::study {
-
-namespace {
-
-template <class T>
-using HostFlat = Kokkos::View<T*, Kokkos::LayoutRight, Kokkos::HostSpace>;
-
-template <class View, class T>
-void to_device(const View& view, const std::vector<T>& values) {
-  using Element = typename View::non_const_value_type;
-  const Vector<Element> flat(view.data(), view.size());
-  Kokkos::deep_copy(flat, HostFlat<const Element>(values.data(), values.size()));
-}
-
-template <class T>
-Vector<T> device_copy(const std::vector<T>& values) {
-  const Vector<T> view("kokomoe::study::copy", values.size());
-  to_device(view, values);
-  return view;
-}
-
-template <class View>
-auto to_host(const View& view) {
-  using Element = typename View::non_const_value_type;
-  std::vector<Element> values(view.size());
-  Kokkos::deep_copy(HostFlat<Element>(values.data(), values.size()),
-                    Vector<const Element>(view.data(), view.size()));
-  return values;
-}
-
-}  // namespace
 
 Gate::Gate(const EstimatorForm& form, int experts, int k)
     : experts_(experts),

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
 #include "study/gate.hpp"
-#include "study/problem.hpp"
+#include "kokomoe/study/detail/problem.hpp"
 #include "study/statistics.hpp"
 
 #include <algorithm>

@@ -4,6 +4,7 @@
 #include "kokomoe/moe/moe_layer.hpp"
 #include "kokomoe/nn/optimizer.hpp"
 #include "kokomoe/study/fidelity.hpp"
+#include "study/host_copies.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -12,10 +13,9 @@
 
 namespace kokomoe {
 
-namespace {
+using namespace study;
 
-template <class T>
-using HostFlat = Kokkos::View<T*, Kokkos::LayoutRight, Kokkos::HostSpace>;
+namespace {
 
 constexpr int channels = 16, cluster_channels = 4, hidden = 32, evaluation_tokens = 4096;
 
@@ -159,8 +159,8 @@ class PlantedRun {
       ctx_.tokens = number_rows(space_, static_cast<int>(tokens));
       if (alone_token_) each_token_a_sequence(tokens);
     }
-    copy(x, x_);
-    copy(target, target_);
+    to_device(x_, x);
+    to_device(target_, target);
     saved_arena_.reset();
     scratch_.reset();
     ctx_.space = space_;
@@ -176,15 +176,10 @@ class PlantedRun {
     const Vector<int> offsets("kokomoe::study::offsets", tokens + 1);
     std::vector<int> host(tokens + 1);
     std::iota(host.begin(), host.end(), 0);
-    Kokkos::deep_copy(offsets, HostFlat<const int>(host.data(), host.size()));
+    to_device(offsets, host);
     ctx_.tokens.sequences = static_cast<int>(tokens);
     ctx_.tokens.max_length = 1;
     ctx_.tokens.sequence_offsets = offsets;
-  }
-
-  static void copy(const std::vector<float>& from, const Matrix<float>& to) {
-    Kokkos::deep_copy(Vector<float>(to.data(), to.size()),
-                      HostFlat<const float>(from.data(), from.size()));
   }
 
   void update(std::int64_t step, const std::vector<float>& x, const std::vector<float>& target) {
@@ -224,10 +219,8 @@ class PlantedRun {
     layer_.forward(ctx_, x_, y_, saved_);
     squared_loss(space_, y_, target_, 1.0f, dy_, loss_);
     space_.fence("kokomoe::study::evaluate");
-    std::vector<double> loss(cluster.size());
-    Kokkos::deep_copy(HostFlat<double>(loss.data(), loss.size()), loss_);
     Outcome outcome;
-    for (const double value : loss)
+    for (const double value : to_host(loss_))
       outcome.loss += 2 * value / static_cast<double>(cluster.size() * channels);
     outcome.purity = purity(cluster);
     return outcome;
@@ -237,13 +230,9 @@ class PlantedRun {
   /// cluster count.
   double purity(const std::vector<int>& cluster) const {
     const Routing<float>& routing = saved_.routing;
-    std::vector<int> token(routing.token.extent(0)), row(token.size());
-    std::vector<int> expert(token.size());
-    std::vector<float> weight(token.size());
-    Kokkos::deep_copy(HostFlat<int>(token.data(), token.size()), routing.token);
-    Kokkos::deep_copy(HostFlat<int>(expert.data(), expert.size()), routing.expert);
-    Kokkos::deep_copy(HostFlat<int>(row.data(), row.size()), saved_.plan.row_of_slot);
-    Kokkos::deep_copy(HostFlat<float>(weight.data(), weight.size()), routing.weight);
+    const std::vector<int> token = to_host(routing.token), expert = to_host(routing.expert);
+    const std::vector<int> row = to_host(saved_.plan.row_of_slot);
+    const std::vector<float> weight = to_host(routing.weight);
     std::vector<int> best(cluster.size(), -1);
     for (std::size_t n = 0; n < token.size(); ++n) {
       if (row[n] < 0) continue;

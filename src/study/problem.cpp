@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
-#include "study/problem.hpp"
+#include "kokomoe/study/detail/problem.hpp"
 
 #include <cmath>
 #include <random>

@@ -47,7 +47,8 @@ class DecoderLm {
   DecoderLm(const DecoderConfig& config, ParameterStore<T>& store);
 
   /// ctx.tokens -> logits (T, V), in ctx.saved. `statistics` (moe_layers, LoadStatistics::width(E))
-  /// or empty; `replay`: one recorded Routing for each MoE layer, or empty.
+  /// or empty; `replay`: one recorded Routing for each MoE layer (one
+  /// of no tokens: that layer draws), or empty.
   Matrix<T> forward(const StepContext& ctx, Saved& saved, const Matrix<double>& statistics = {},
                     const std::vector<Routing<T>>& replay = {}) const;
 

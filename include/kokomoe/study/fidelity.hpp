@@ -73,11 +73,11 @@ struct FidelityConfig {
   int channels = 8;
   int samples = 1;             ///< spread: draws for each problem; training: steps averaged
   // In training.
-  std::string checkpoint;      ///< run or step folder; empty = train `deck` first
-  std::string deck;
-  std::vector<std::string> overrides;
-  std::int64_t steps = 0, every = 0;
-  int tokens = 16;
+  std::vector<std::string> checkpoints;  ///< run or step folders
+  std::string deck;                      ///< of a language model that is trained meanwhile
+  std::vector<std::string> overrides;    ///< of that deck or of the checkpoints' decks
+  std::int64_t steps = 0, every = 1;     ///< updates of the deck, and between measurements
+  int tokens = 16;                       ///< of the one sequence that is measured
   // Planted task.
   std::vector<std::string> routers;
   int clusters = 4;
@@ -105,6 +105,18 @@ FidelityConfig read_fidelity_deck(const Deck& deck);
 std::vector<FidelityResult> fidelity_orders(const FidelityConfig& config);
 /// The same problems at one site by drawing: bias, variance and their sum.
 std::vector<FidelityResult> fidelity_spread(const FidelityConfig& config);
+
+/// Called when `count` results were added.
+using FidelityProgress = std::function<void(const std::vector<FidelityResult>&, std::size_t count)>;
+
+/// The gradients of every router's weights in a language model, on one short sequence: the mean of
+/// the estimator over `samples` draws against the exact one, from counterfactual forwards of one
+/// site (token and layer) at a time with every other choice replayed; beside it with the choices of
+/// later layers drawn again. The models' own router is replaced by each estimator in turn, which
+/// keeps the weights and the mask. In double, whatever the model was trained in.
+std::vector<FidelityResult> fidelity_training(const FidelityConfig& config,
+                                              const Communicator& communicator,
+                                              const FidelityProgress& progress = {});
 
 /// Trains one MoE layer on tokens of hidden clusters, each of which needs an expert of its own.
 std::vector<PlantedResult> fidelity_planted(const FidelityConfig& config);
