@@ -3,7 +3,7 @@
 """Writes batch_routers.kkref: choices, weights and gradients of the routers that look at a group of
 tokens (gshard, base, s_base, expert_choice, quantile_balance), what a capacity drops, and the
 load-balance loss by scope, from their definitions, in numpy and scipy. README.md says what each
-record holds. All in float64 from logits that are float32 numbers, with choices clear of rounding."""
+record holds. All in float64 from logits that are float32 numbers, choices clear of rounding."""
 
 import math
 import pathlib
@@ -39,7 +39,7 @@ def capacity(n, E, k, factor):
 
 
 def top(scores, k, margins):
-    """The k best of each row; `margins` gets the distance from the k-th to the next, and between."""
+    """The k best of each row; `margins` gets their least distance from each other and the next."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ordered = np.take_along_axis(scores, order, axis=1)
     if scores.shape[1] > 1:

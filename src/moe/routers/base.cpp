@@ -12,11 +12,11 @@ namespace {
 
 /// The balanced assignment of one group. Places of an expert come in two classes: floor(n / E) that
 /// tokens must fill, and, where E does not divide n, one spare. Bidders are the tokens and, for the
-/// spare places that stay empty, E - n % E bidders worth 0 to whom only those are open; so everybody
-/// finds a place, whatever the prices were to begin with.
+/// spare places that stay empty, E - n % E bidders worth 0 to whom only those are open; so
+/// everybody finds a place, whatever the prices were to begin with.
 struct Auction {
   Matrix<double> value;  ///< (T, E) at most 0; -infinity where not wanted
-  Vector<double> price;  ///< (T + G E) of each place; those that must be filled in heaps, cheapest first
+  Vector<double> price;  ///< (T + G E) of each place; an expert's must-fill ones in a min-heap
   Vector<int> owner;     ///< (T + G E) bidder or -1
   Vector<int> waiting;   ///< (T + G E) bidders without a place
   Vector<int> expert;    ///< (T) the result
@@ -192,7 +192,8 @@ void assign(const StepContext& ctx, const RoutingGroups& groups, const Matrix<co
         const detail::LogitRow<T> row(&z(t, 0), experts);
         // Halved, so that the largest numbers differ by a number.
         const double most = 0.5 * static_cast<double>(row.maximum());
-        for (int e = 0; e < experts; ++e) value(t, e) = 0.5 * static_cast<double>(row.value(e)) - most;
+        for (int e = 0; e < experts; ++e)
+          value(t, e) = 0.5 * static_cast<double>(row.value(e)) - most;
       });
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::base_auction"),

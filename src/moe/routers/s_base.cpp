@@ -135,7 +135,8 @@ Routing<T> SBaseRouter<T>::route_logits(const StepContext& ctx, const Matrix<con
 
   const ArenaScope scope(*ctx.scratch);
   const bool scaled = ctx.training && replay == nullptr;
-  const Matrix<T> log_scale = ctx.scratch->template matrix<T>(z.extent(0), scaled ? z.extent(1) : 0);
+  const Matrix<T> log_scale =
+      ctx.scratch->template matrix<T>(z.extent(0), scaled ? z.extent(1) : 0);
   if (scaled) {
     const RoutingGroups groups(ctx, this->place_.routing_group);
     const Matrix<const T> scale = expert_scales<T>(ctx, groups, z, tolerance_, iterations_);

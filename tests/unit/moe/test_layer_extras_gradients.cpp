@@ -203,7 +203,8 @@ TEMPLATE_TEST_CASE("balance by sequence and micro-batch: the reference's value a
     const std::size_t tokens = file.shape(at + "logits")[0], experts = file.shape(at + "logits")[1];
     PackedStep step(file.i4(at + "lengths"));
     step.ctx.update_tokens = static_cast<double>(tokens) + 16;
-    LoneRouter<T> router("top_k", static_cast<int>(experts), std::min(2, static_cast<int>(experts)));
+    const int width = static_cast<int>(experts);
+    LoneRouter<T> router("top_k", width, std::min(2, width));
     const Routing<T> routing = router.route(step, logits);
     const Matrix<T> gradient("gradient", tokens, experts);
     const Vector<double> sum("sum", 1);

@@ -8,9 +8,9 @@ namespace kokomoe {
 
 /// BASE layers (arXiv 2103.16716). Training assigns the n tokens of a routing group so that each
 /// expert gets floor(n / E) or ceil(n / E) of them and the sum of the chosen logits is the largest
-/// possible, to within `epsilon` for each of ceil(n / E) E places, in units of the largest spread of a
-/// token's logits in the group; evaluation takes the argmax. The weight is sigmoid(z); the assignment
-/// has no gradient.
+/// possible, to within `epsilon` for each of ceil(n / E) E places, in units of the largest spread
+/// of a token's logits in the group; evaluation takes the argmax. The weight is sigmoid(z); the
+/// assignment has no gradient.
 ///
 /// Auction (Bertsekas 1992, doi 10.1007/BF00247653) with epsilon scaling, in double, one thread for
 /// each group. A group whose bids run out (500 for each place and phase) is filled in token order,

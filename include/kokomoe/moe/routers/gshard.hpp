@@ -6,11 +6,11 @@
 
 namespace kokomoe {
 
-/// GShard (arXiv 2006.16668, section 2.2 and algorithm 1): the two most probable experts, weighted by
-/// g_r = p_r / (p_1 + p_2). In training the second one runs with probability min(1, 2 g_2), else it
-/// is marked `dropped`; evaluation and sampling = false always keep it. The load-balance loss counts
-/// first choices only. With moe/capacity_factor the layer places all first choices of a routing
-/// group before any second one.
+/// GShard (arXiv 2006.16668, section 2.2 and algorithm 1): the two most probable experts, weighted
+/// by g_r = p_r / (p_1 + p_2). In training the second one runs with probability min(1, 2 g_2), else
+/// it is marked `dropped`; evaluation and sampling = false always keep it. The load-balance loss
+/// counts first choices only. With moe/capacity_factor the layer places all first choices of a
+/// routing group before any second one.
 template <class T>
 class GShardRouter final : public Router<T> {
  public:

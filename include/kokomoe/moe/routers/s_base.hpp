@@ -6,10 +6,10 @@
 
 namespace kokomoe {
 
-/// Sinkhorn routing (S-BASE: Clark et al. 2022, arXiv 2202.01169, section 3.2). In training exp(z) of
-/// a routing group of n tokens is scaled until each token has 1 / n of it and each expert 1 / E, to
-/// within `tolerance` of that, or for `iterations`; the choice is the top k of the result, without
-/// gradient. Evaluation, and a group of one token, takes the top k of z.
+/// Sinkhorn routing (S-BASE: Clark et al. 2022, arXiv 2202.01169, section 3.2). In training exp(z)
+/// of a routing group of n tokens is scaled until each token has 1 / n of it and each expert 1 / E,
+/// to within `tolerance` of that, or for `iterations`; the choice is the top k of the result,
+/// without gradient. Evaluation, and a group of one token, takes the top k of z.
 ///
 /// The weight is sigmoid(z) for k = 1; for k > 1 it is the softmax of z over the chosen experts
 /// (softmax = "after") or over all ("before"). NaN takes no part in the scaling and is never chosen
