@@ -51,15 +51,23 @@ class LoneRouter {
   Routing<T> route(PackedStep& step, const std::vector<T>& logits,
                    const Routing<T>* replay = nullptr) {
     step.reset();
-    logits_ = device_matrix<T>(logits.size() / experts_, experts_, logits);
+    const auto columns = static_cast<std::size_t>(router_->logit_columns());
+    logits_ = device_matrix<T>(columns == 0 ? step.tokens() : logits.size() / columns, columns,
+                               logits);
     return router_->route_logits(step.ctx, logits_, replay);
   }
 
-  /// Adds dL/dlogits to `d_logits`. An empty d_probability: no auxiliary loss.
+  /// Adds dL/dlogits to `d_logits`. An empty d_probability: no auxiliary loss; an empty d_output:
+  /// zeros.
   void backward(PackedStep& step, const Routing<T>& routing, const std::vector<T>& d_weight,
-                const std::vector<T>& d_probability, const Matrix<T>& d_logits) {
+                const std::vector<T>& d_probability, const Matrix<T>& d_logits,
+                const std::vector<T>& d_output = {}) {
     RouterFeedback<T> feedback;
     feedback.d_weight = device_vector(d_weight);
+    const Matrix<T> d_y("d_output", step.tokens(),
+                        static_cast<std::size_t>(router_->place().d_model));
+    if (!d_output.empty()) fill_device(d_y, d_output);
+    feedback.d_output = d_y;
     if (!d_probability.empty())
       feedback.d_probability = device_matrix<T>(logits_.extent(0), experts_, d_probability);
     router_->logits_backward(step.ctx, logits_, routing, feedback, d_logits);
@@ -67,6 +75,14 @@ class LoneRouter {
   }
 
   Router<T>& router() { return *router_; }
+  ParameterStore<T>& store() { return store_; }
+  void set(const std::string& tensor, const std::vector<T>& values) {
+    fill_device(store_.value_vector(store_.find("router." + tensor)), values);
+  }
+  std::vector<T> get(const std::string& tensor) {
+    Kokkos::fence();
+    return on_host(store_.value_vector(store_.find("router." + tensor)));
+  }
 
  private:
   std::size_t experts_;
