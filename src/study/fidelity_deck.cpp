@@ -43,6 +43,8 @@ Schema fidelity_schema() {
   schema
       .add(KeySpec::list("planted/routers", {}, "names; empty = all that have something to train"))
       .add(KeySpec::integer("planted/clusters", 8, "hidden clusters, and experts").range(2, 64))
+      .add(KeySpec::integer("planted/k", 0, "experts a token, where a router takes k; 0 = its own")
+               .range(0, 64))
       .add(KeySpec::integer("planted/seeds", 3, "runs of each").range(1, 1000))
       .add(KeySpec::integer("planted/steps", 400, "updates").range(1, 1e6))
       .add(KeySpec::integer("planted/batch_tokens", 256, "tokens of an update").range(1, 1e6))
@@ -117,6 +119,7 @@ FidelityConfig read_fidelity_deck(const Deck& deck) {
     }
   }
   config.clusters = static_cast<int>(deck.integer("planted/clusters"));
+  config.planted_k = static_cast<int>(deck.integer("planted/k"));
   config.seeds = static_cast<int>(deck.integer("planted/seeds"));
   if (config.mode == FidelityConfig::Mode::planted) config.steps = deck.integer("planted/steps");
   config.batch_tokens = static_cast<int>(deck.integer("planted/batch_tokens"));

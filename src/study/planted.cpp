@@ -137,7 +137,10 @@ class PlantedRun {
     layer.d_model = channels;
     layer.d_hidden = hidden;
     layer.experts = config.clusters;
-    layer.k = defaults.k;
+    const bool takes_k = router_info(router).takes_k;
+    layer.k = takes_k && config.planted_k > 0 ? config.planted_k : defaults.k;
+    // At random a ReLU keeps half of the experts on: trained and frozen shall have equal work.
+    if (router_info(router).k_is_target) layer.k = std::max(1, config.clusters / 2);
     layer.activation = Activation::relu;
     layer.bias = true;
     layer.output_gain = defaults.output_gain;

@@ -351,6 +351,8 @@ void measure(const FidelityConfig& config, const LanguageModelConfig& model,
       if (exception && !has_argmax_exception(name)) continue;
       const EstimatorForm form = estimator_form(name, exception);
       ModelStudy study(model, form, parameters, sequence);
+      // Where s is always 1 the exception changes nothing.
+      if (exception && study.info().scale.low_chance == 0) continue;
       const std::size_t layers = study.layers().size();
       // The last row: all layers together.
       std::vector<Vectors> estimate(layers + 1), exact(layers + 1), redrawn(layers + 1);

@@ -39,6 +39,8 @@ struct RouterInfo {
   bool logits = true;
   /// Takes any moe/k; otherwise k must be defaults.k.
   bool takes_k = false;
+  /// k is what training aims at on average; a token may have any number of experts.
+  bool k_is_target = false;
   /// Token choice with a fixed number of slots, so that moe/capacity_factor may drop some.
   bool takes_capacity = false;
   /// Its experts choose tokens up to moe/capacity_factor themselves; nothing is dropped afterwards.

@@ -81,6 +81,7 @@ struct FidelityConfig {
   // Planted task.
   std::vector<std::string> routers;
   int clusters = 4;
+  int planted_k = 0;           ///< of routers that take k; 0 = their default
   int seeds = 3;
   double margin = 0;           ///< least relative gain over the frozen router
   double router_gradient = 1;  ///< factor on the router's gradient; -1 shows that the check can fail

@@ -34,6 +34,8 @@ RouterInfo DeepSeekV3Router<T>::info() {
   for (RouterOption& option : detail::group_options("sum"))
     info.options.push_back(std::move(option));
   info.takes_k = info.takes_capacity = true;
+  // One weight over itself is 1, and teaches the router nothing.
+  info.defaults.k = 2;
   info.defaults.balance = 1e-4;
   info.defaults.balance_scope = "sequence";
   info.check = detail::check_groups;

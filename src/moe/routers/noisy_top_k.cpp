@@ -273,6 +273,8 @@ RouterInfo NoisyTopKRouter<T>::info() {
                    {"load", 0.1, "weight of the squared variation of the experts' expected loads", 0,
                     1e30}}};
   info.takes_k = info.takes_capacity = true;
+  // One weight over itself is 1, and teaches the router nothing.
+  info.defaults.k = 2;
   info.defaults.balance = 0;
   return info;
 }

@@ -42,7 +42,7 @@ RouterInfo RemoeRouter<T>::info() {
                   {{"regularization", 1e-8, "lambda of the loss on weights at first", 0, 1e30},
                    {"growth", 1.2, "lambda is multiplied or divided by this after each update", 1,
                     1e30}}};
-  info.takes_k = true;
+  info.takes_k = info.k_is_target = true;
   info.balance_loss = false;
   info.defaults.balance = 0;
   return info;
