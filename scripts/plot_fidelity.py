@@ -46,7 +46,7 @@ def draw_orders(rows, figure):
         axis.set_xlim(floor / 2, 10)
         axis.set_title(f"{titles[layout]} (number: order)", fontsize=9)
         axis.set_xlabel(f"error at expert outputs of size {chosen[0]['scale']:g}")
-    axes[0].legend(fontsize=7, loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=2)
     figure.set_size_inches(4 + 4 * len(layouts), 1.5 + 0.28 * max(1, len(rows) / len(layouts)))
 
 

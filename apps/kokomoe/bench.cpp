@@ -58,11 +58,23 @@ void fill(const Matrix<T>& matrix, std::uint64_t seed, double scale) {
   Kokkos::fence();
 }
 
+constexpr int vocabulary = 256;
+
+Vector<int> some_ids(int tokens) {
+  const Vector<int> ids("bench::ids", static_cast<std::size_t>(tokens));
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("bench::ids"), Kokkos::RangePolicy<ExecutionSpace>(0, tokens),
+      KOKKOS_LAMBDA(const int t) { ids(t) = t * 37 % vocabulary; });
+  Kokkos::fence();
+  return ids;
+}
+
 /// One thing to time: forward and backward seconds of each repeat, and shares where it has any.
 struct Case {
   std::string router;
   int experts = 0;
   std::vector<double> forward, backward;
+  double rows = 0;  ///< that experts computed, a mean over the repeats
   std::vector<double> parts[4];  // router, dispatch, experts, combine
 };
 
@@ -85,6 +97,12 @@ class LayerBench {
     ctx_.tokens = number_rows(ctx_.space, options.tokens);
     ctx_.seed = 1;
     ctx_.update_tokens = options.tokens;
+    ctx_.loss_scale = 1.0 / options.tokens;
+    // For routers that read token ids or losses: some of each.
+    ctx_.tokens.ids = some_ids(options.tokens);
+    const Vector<double> loss("bench::loss", 1);
+    Kokkos::deep_copy(loss, static_cast<double>(options.tokens));
+    ctx_.sequence_loss = loss;
   }
 
   void dense(Case& result, ParameterStore<T>& store, const Experts<T>& experts) {
@@ -120,6 +138,7 @@ class LayerBench {
       } else {
         result.forward.push_back(forward);
         result.backward.push_back(backward);
+        result.rows += state.plan.rows();
         ++ctx_.step;
       }
     }
@@ -161,7 +180,8 @@ int bench_layer(const LayerOptions& options) {
       config.activation = activation;
       config.bias = true;
       config.router = router;
-      config.output_gain = router == "sparsemixer";
+      set_router_defaults(config);
+      config.vocabulary = vocabulary;
       entry->layer = std::make_unique<MoeLayer<T>>(config, 0, entry->store, "moe");
       entry->store.allocate(bench.space(), 1);
       entry->result.router = router;
@@ -190,6 +210,7 @@ int bench_layer(const LayerOptions& options) {
       for (auto& entry : layers) {
         entry->result.forward.clear();
         entry->result.backward.clear();
+        entry->result.rows = 0;
         for (auto& part : entry->result.parts) part.clear();
       }
     }
@@ -209,17 +230,18 @@ int bench_layer(const LayerOptions& options) {
   const double gemm_gflops = 2.0 * n * n * n / median(gemm_seconds) * 1e-9;
   const double stream_gbs = 2.0 * stream * sizeof(T) / median(stream_seconds) * 1e-9;
   const double matrices = activation == Activation::swiglu ? 3 : 2;
-  const double flops = 2.0 * matrices * options.tokens * options.d_model * options.d_hidden * 3;
+  const double row_flops = 2.0 * matrices * options.d_model * options.d_hidden * 3;
   std::printf("%s; T %d, d %d, h %d, %s; GEMM %.1f GFLOP/s, stream %.1f GB/s (medians of %d)\n",
               gemm_library().c_str(), options.tokens, options.d_model, options.d_hidden,
               options.dtype.c_str(), gemm_gflops, stream_gbs, options.repeats);
-  std::printf("%-14s %7s %9s %9s %9s %8s %8s   %s\n", "router", "experts", "fwd ms", "bwd ms",
+  std::printf("%-20s %7s %9s %9s %9s %8s %8s   %s\n", "router", "experts", "fwd ms", "bwd ms",
               "GFLOP/s", "of GEMM", "of dense", "router dispatch experts combine");
   nlohmann::json rows = nlohmann::json::array();
   double dense_rate = 0;
   const auto report = [&](const Case& result) {
     const double forward = median(result.forward), backward = median(result.backward);
-    const double rate = flops / (forward + backward) * 1e-9;
+    const double computed = result.rows > 0 ? result.rows / options.repeats : options.tokens;
+    const double rate = row_flops * computed / (forward + backward) * 1e-9;
     if (result.router == "dense") dense_rate = rate;
     double shares[4] = {0, 0, 1, 0};
     if (!result.parts[0].empty()) {
@@ -227,12 +249,13 @@ int bench_layer(const LayerOptions& options) {
       for (int i = 0; i < 4; ++i) total += shares[i] = median(result.parts[i]);
       for (double& share : shares) share /= total;
     }
-    std::printf("%-14s %7d %9.2f %9.2f %9.1f %8.3f %8.3f   %6.3f %8.3f %7.3f %7.3f\n",
+    std::printf("%-20s %7d %9.2f %9.2f %9.1f %8.3f %8.3f   %6.3f %8.3f %7.3f %7.3f\n",
                 result.router.c_str(), result.experts, forward * 1e3, backward * 1e3, rate,
                 rate / gemm_gflops, rate / dense_rate, shares[0], shares[1], shares[2], shares[3]);
     rows.push_back({{"router", result.router},
                     {"experts", result.experts},
                     {"tokens", options.tokens},
+                    {"rows", computed},
                     {"d_model", options.d_model},
                     {"d_hidden", options.d_hidden},
                     {"dtype", options.dtype},

@@ -20,6 +20,14 @@ CapacityDrop parse_capacity_drop(const std::string& name) {
   throw InputError("unknown capacity drop \"" + name + "\": choose position or probability");
 }
 
+void set_router_defaults(MoeConfig& config) {
+  const RouterDefaults& defaults = router_info(config.router).defaults;
+  config.k = defaults.k;
+  config.balance = defaults.balance;
+  config.balance_scope = parse_balance_scope(defaults.balance_scope);
+  config.output_gain = defaults.output_gain;
+}
+
 RouterPlace router_place(const MoeConfig& config, int layer, const std::string& name) {
   return {config.d_model, config.experts,       config.k,          layer,
           name,           config.routing_group, config.vocabulary, config.token_counts,

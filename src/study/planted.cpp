@@ -132,21 +132,18 @@ class PlantedRun {
 
  private:
   static MoeConfig layer_config(const FidelityConfig& config, const std::string& router) {
-    const RouterDefaults& defaults = router_info(router).defaults;
     MoeConfig layer;
     layer.d_model = channels;
     layer.d_hidden = hidden;
     layer.experts = config.clusters;
-    const bool takes_k = router_info(router).takes_k;
-    layer.k = takes_k && config.planted_k > 0 ? config.planted_k : defaults.k;
-    // At random a ReLU keeps half of the experts on: trained and frozen shall have equal work.
-    if (router_info(router).k_is_target) layer.k = std::max(1, config.clusters / 2);
     layer.activation = Activation::relu;
     layer.bias = true;
-    layer.output_gain = defaults.output_gain;
     layer.router = router;
-    layer.balance = defaults.balance;
-    layer.balance_scope = parse_balance_scope(defaults.balance_scope);
+    set_router_defaults(layer);
+    const RouterInfo& info = router_info(router);
+    if (info.takes_k && config.planted_k > 0) layer.k = config.planted_k;
+    // At random a ReLU keeps half of the experts on: trained and frozen shall have equal work.
+    if (info.k_is_target) layer.k = std::max(1, config.clusters / 2);
     return layer;
   }
 

@@ -59,6 +59,9 @@ struct MoeConfig {
   std::shared_ptr<const std::vector<std::int64_t>> token_counts{};  ///< (V), for such routers
 };
 
+/// Sets what `config.router` has defaults of its own for: k, balance, its scope, the output gain.
+void set_router_defaults(MoeConfig& config);
+
 /// The one rule about what goes together: the first impossible combination of a configuration, or
 /// nothing. Throws InputError for unknown routers and options.
 std::optional<Refusal> impossible(const MoeConfig& config);
