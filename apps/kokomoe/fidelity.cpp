@@ -160,7 +160,7 @@ int fidelity(const FidelityOptions& options, const Communicator& communicator) {
 void add_fidelity(CLI::App& program, Action& action) {
   const auto options = std::make_shared<FidelityOptions>();
   CLI::App* const command = program.add_subcommand(
-      "fidelity", "Measures gradient estimators of routers against the exact gradient");
+      "fidelity", "measure routers' gradient estimators against the exact gradient");
   command->add_option("-i,--input", options->deck, "deck, see inputs/fidelity/")->required();
   command->add_option("--json", options->json, "file for the results, - for standard output");
   command->add_option("overrides", options->overrides, "section/key=value");

@@ -239,6 +239,9 @@ LoadMetrics load_metrics(std::span<const double> statistics, int experts, double
 
 void load_metrics(std::span<const double> statistics, int experts, double tokens,
                   LoadMetrics& metrics) {
+  if (statistics.size() != static_cast<std::size_t>(LoadStatistics::width(experts)))
+    fail_shape("load_metrics", "statistics", 1, statistics.size(), 1,
+               static_cast<std::size_t>(LoadStatistics::width(experts)));
   metrics.balance = metrics.z_square = metrics.router_loss = 0;
   metrics.entropy = metrics.largest_over_mean = 0;
   metrics.dead = 0;

@@ -91,11 +91,14 @@ class ModelStudy {
     if (model.moe.k != 1)
       throw InputError("fidelity in training needs a model with moe/k = 1, not " +
                        std::to_string(model.moe.k));
-    const auto known = config.model.moe.options.values().find("mask_eps");
+    // Deck options hold what was given alone: the router's own defaults count too.
+    const RouterOptions trained = model.moe.options.completed(
+        model.moe.router, router_info(model.moe.router).options);
+    const auto known = trained.values().find("mask_eps");
     model.moe.router = form.router;
     model.moe.options = form.options;
     // The gate keeps the mask that the model was trained with.
-    if (known != config.model.moe.options.values().end() &&
+    if (known != trained.values().end() &&
         form.options.values().count("mask_eps") != 0)
       model.moe.options.set("mask_eps", known->second);
     model.moe.balance = model.moe.z_loss = 0;

@@ -48,7 +48,7 @@ TEST_CASE("statistics refuse another width", "[auxiliary]") {
 }
 
 TEST_CASE("a balanced load has balance 1, full entropy and nobody dead", "[auxiliary]") {
-  const LoadMetrics metrics = load_metrics(std::vector<double>{5, 5, 5, 5, 5, 5, 5, 5, 40}, 4, 20);
+  const LoadMetrics metrics = load_metrics(std::vector<double>{5, 5, 5, 5, 5, 5, 5, 5, 40, 0}, 4, 20);
   CHECK(metrics.balance == Approx(1));
   CHECK(metrics.entropy == Approx(std::log(4.0)));
   CHECK(metrics.largest_over_mean == Approx(1));
@@ -59,7 +59,7 @@ TEST_CASE("a balanced load has balance 1, full entropy and nobody dead", "[auxil
 
 TEST_CASE("a collapsed load shows", "[auxiliary]") {
   // All of 10 tokens to expert 1, with probability 0.8 each.
-  const LoadMetrics metrics = load_metrics(std::vector<double>{0, 10, 0, 1, 8, 1, 0}, 3, 10);
+  const LoadMetrics metrics = load_metrics(std::vector<double>{0, 10, 0, 1, 8, 1, 0, 0}, 3, 10);
   CHECK(metrics.balance == Approx(3 * 0.8));
   CHECK(metrics.entropy == 0);
   CHECK(metrics.largest_over_mean == Approx(3));
@@ -68,13 +68,13 @@ TEST_CASE("a collapsed load shows", "[auxiliary]") {
 
 TEST_CASE("k experts a token count as fractions of all assignments", "[auxiliary]") {
   // 10 tokens, k = 2: f = (1/2, 1/4, 1/4), P = (0.6, 0.2, 0.2).
-  const LoadMetrics metrics = load_metrics(std::vector<double>{10, 5, 5, 6, 2, 2, 0}, 3, 10);
+  const LoadMetrics metrics = load_metrics(std::vector<double>{10, 5, 5, 6, 2, 2, 0, 0}, 3, 10);
   CHECK(metrics.balance == Approx(3 * (0.5 * 0.6 + 0.25 * 0.2 + 0.25 * 0.2)));
   CHECK(metrics.largest_over_mean == Approx(1.5));
 }
 
 TEST_CASE("without tokens all metrics are zero", "[auxiliary]") {
-  const LoadMetrics metrics = load_metrics(std::vector<double>(7, 0), 3, 0);
+  const LoadMetrics metrics = load_metrics(std::vector<double>(8, 0), 3, 0);
   CHECK(metrics.counts == std::vector<double>(3, 0));
   CHECK(metrics.balance == 0);
   CHECK(metrics.z_square == 0);
