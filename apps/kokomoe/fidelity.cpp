@@ -5,6 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/study/fidelity.hpp"
 
+#include <cmath>
 #include <cstdio>
 #include <memory>
 
@@ -84,6 +85,13 @@ void print_training(const std::vector<FidelityResult>& results, std::size_t coun
                 "step", "layer", "cosine", "error", "scaled", "others drawn again");
   for (std::size_t i = results.size() - count; i < results.size(); ++i) {
     const FidelityResult& r = results[i];
+    if (!std::isfinite(r.relative_error)) {
+      std::printf("%-20s %4s %9s %6lld %5s the exact gradient is zero\n", r.estimator.c_str(),
+                  r.objective.c_str(), r.argmax_exception ? "yes" : "no",
+                  static_cast<long long>(r.step.value_or(0)),
+                  r.layer ? std::to_string(*r.layer).c_str() : "all");
+      continue;
+    }
     std::printf("%-20s %4s %9s %6lld %5s %8.5f  %8.4f +- %6.4f %9.4f %8.4f +- %6.4f\n",
                 r.estimator.c_str(), r.objective.c_str(), r.argmax_exception ? "yes" : "no",
                 static_cast<long long>(r.step.value_or(0)),

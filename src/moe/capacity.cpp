@@ -30,7 +30,7 @@ void apply_capacity(const StepContext& ctx, const RoutingGroups& groups, int k, 
   const Vector<unsigned char> dropped =
       ctx.saved->vector<unsigned char>(static_cast<std::size_t>(slots));
   const Vector<const int> expert = routing.expert;
-  const Vector<const T> weight = routing.weight;
+  const Vector<const T> weight = routing.weight, scale = routing.scale;
   const bool by_probability = drop == CapacityDrop::probability;
   // Written apart: whether a slot stays is read by others while they are judged.
   Kokkos::parallel_for(
@@ -54,7 +54,9 @@ void apply_capacity(const StepContext& ctx, const RoutingGroups& groups, int k, 
         // Slots that do not want a place are below every weight, NaN too.
         const auto key = [&](int j) {
           const int n = order.slot(j);
-          return wants(n) ? detail::order_key(weight(n)) + 1 : detail::OrderKey<T>(0);
+          // A sampled gate's weight is s p: s is chance, and must not decide.
+          const T s = scale.extent(0) != 0 && scale(n) > T(0) ? scale(n) : T(1);
+          return wants(n) ? detail::order_key(weight(n) / s) + 1 : detail::OrderKey<T>(0);
         };
         detail::take_largest<T>(order.count(), capacity, key, [&](int j, bool taken) {
           const int n = order.slot(j);

@@ -226,7 +226,9 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   require_shape("MoeLayer::backward", "dy", dy, tokens, d);
   require_shape("MoeLayer::backward", "dx", dx, tokens, d);
   if (dx.data() == dy.data() && tokens > 0) fail("MoeLayer::backward", "dx is dy");
-  if (tokens > 0 && (config_.balance != 0 || config_.z_loss != 0) && !(ctx.update_tokens > 0))
+  const bool own_loss = routing.extra.extent(0) != 0;
+  if (tokens > 0 && (config_.balance != 0 || config_.z_loss != 0 || own_loss) &&
+      !(ctx.update_tokens > 0))
     fail("MoeLayer::backward", "the context's update_tokens must be positive");
   Stopwatch watch(ctx.space, timed_);
   ArenaScope scope(*ctx.scratch);

@@ -2,6 +2,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/moe/routing.hpp"
 
+#include "kokomoe/core/error.hpp"
+
+#include <limits>
+
 namespace kokomoe {
 
 namespace {
@@ -57,6 +61,10 @@ template <class T>
 Routing<T> make_token_choice(const ExecutionSpace& space, Arena& arena, int tokens, int experts,
                              int k) {
   const std::size_t slots = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(k);
+  if (slots > static_cast<std::size_t>(std::numeric_limits<int>::max()))
+    fail("make_token_choice", std::to_string(tokens) + " tokens with " + std::to_string(k) +
+                                  " slots each are more than 2^31 - 1 assignments: use smaller "
+                                  "micro-batches (train/accumulate)");
   Routing<T> routing;
   routing.tokens = tokens;
   routing.experts = experts;

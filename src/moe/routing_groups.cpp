@@ -16,7 +16,7 @@ RoutingGroups::RoutingGroups(const StepContext& ctx, int size_)
     throw InputError("a routing group of " + std::to_string(size) +
                      " tokens does not divide the " + std::to_string(tokens) +
                      " tokens of this rank's micro-batch");
-  count = (tokens + size - 1) / size;
+  count = tokens / size + (tokens % size != 0 ? 1 : 0);
 }
 
 RoutingGroups RoutingGroups::whole(const StepContext& ctx) {

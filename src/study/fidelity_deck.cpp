@@ -3,6 +3,8 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/study/fidelity.hpp"
 
+#include <algorithm>
+
 namespace kokomoe {
 
 Schema fidelity_schema() {
@@ -38,6 +40,8 @@ Schema fidelity_schema() {
                .range(0, 1e9))
       .add(KeySpec::integer("fidelity/every", 50, "in training: updates between measurements")
                .range(1, 1e9))
+      .add(KeySpec::boolean("fidelity/keep_mask", false,
+                            "in training: with the trained router's mask, not without one"))
       .add(KeySpec::integer("fidelity/tokens", 16, "in training: tokens of the sequence")
                .range(2, 4096));
   schema
@@ -86,6 +90,9 @@ FidelityConfig read_fidelity_deck(const Deck& deck) {
   };
   config.experts = whole("fidelity/experts");
   config.k = whole("fidelity/k");
+  for (const int k : config.k)
+    if (k > *std::max_element(config.experts.begin(), config.experts.end()))
+      deck.refuse("fidelity/k", "exceeds every number of fidelity/experts");
   for (const std::string& name : deck.list("fidelity/sites"))
     config.layouts.push_back(name == "one"      ? SiteLayout::one
                              : name == "tokens" ? SiteLayout::tokens
@@ -103,6 +110,7 @@ FidelityConfig read_fidelity_deck(const Deck& deck) {
   config.overrides = deck.list("fidelity/overrides");
   config.steps = deck.integer("fidelity/steps");
   config.every = deck.integer("fidelity/every");
+  config.keep_mask = deck.boolean("fidelity/keep_mask");
   config.tokens = static_cast<int>(deck.integer("fidelity/tokens"));
   if (config.mode == FidelityConfig::Mode::training) {
     if (config.checkpoints.empty() && config.deck.empty())
@@ -113,13 +121,16 @@ FidelityConfig read_fidelity_deck(const Deck& deck) {
   if (config.routers.empty()) config.routers = trainable_routers();
   for (const std::string& name : config.routers) {
     try {
-      router_info(name);
+      if (!router_info(name).logits)
+        throw InputError("router \"" + name + "\" has nothing to train");
     } catch (const InputError& error) {
       deck.refuse("planted/routers", error.what());
     }
   }
   config.clusters = static_cast<int>(deck.integer("planted/clusters"));
   config.planted_k = static_cast<int>(deck.integer("planted/k"));
+  if (config.planted_k > config.clusters)
+    deck.refuse("planted/k", "exceeds planted/clusters = " + std::to_string(config.clusters));
   config.seeds = static_cast<int>(deck.integer("planted/seeds"));
   if (config.mode == FidelityConfig::Mode::planted) config.steps = deck.integer("planted/steps");
   config.batch_tokens = static_cast<int>(deck.integer("planted/batch_tokens"));

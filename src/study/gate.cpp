@@ -9,7 +9,7 @@
 
 namespace kokomoe::study {
 
-Gate::Gate(const EstimatorForm& form, int experts, int k)
+Gate::Gate(const EstimatorForm& form, int experts, int k, std::uint64_t seed)
     : experts_(experts),
       k_(k),
       router_(make_router<double>(form.router, {2, experts, k, 0, "router"}, form.options, store_)),
@@ -19,6 +19,7 @@ Gate::Gate(const EstimatorForm& form, int experts, int k)
   ctx_.saved = &saved_;
   ctx_.scratch = &scratch_;
   ctx_.loss_scale = 1;
+  ctx_.seed = seed;
   if (info_.objective == Objective::none)
     throw InputError("router \"" + form.router + "\" draws nothing: there is no estimator to study");
 }

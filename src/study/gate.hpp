@@ -14,7 +14,7 @@ namespace kokomoe::study {
 /// logits of its own, in a sequence of its own.
 class Gate {
  public:
-  Gate(const EstimatorForm& form, int experts, int k);
+  Gate(const EstimatorForm& form, int experts, int k, std::uint64_t seed);
 
   int experts() const { return experts_; }
   int k() const { return k_; }

@@ -237,7 +237,7 @@ std::vector<FidelityResult> fidelity_orders(const FidelityConfig& config) {
       FidelityResult result;
       for (const int experts : config.experts) {
         if (k > experts) continue;
-        Gate first(form, experts, k), second(form, experts, k);
+        Gate first(form, experts, k, config.seed), second(form, experts, k, config.seed);
         result = heading(form, first, layout, k);
         for (int i = 0; i < config.problems; ++i) {
           Problem problem(layout, experts, config.channels,
@@ -281,7 +281,7 @@ std::vector<FidelityResult> fidelity_spread(const FidelityConfig& config) {
       FidelityResult result;
       for (const int experts : config.experts) {
         if (k > experts) continue;
-        Gate gate(form, experts, k);
+        Gate gate(form, experts, k, config.seed);
         result = heading(form, gate, SiteLayout::one, k);
         const auto e_count = static_cast<std::size_t>(experts);
         const auto rows = static_cast<std::size_t>(config.samples);

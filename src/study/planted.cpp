@@ -206,10 +206,10 @@ class PlantedRun {
     const double norm = gradient_norm<float>(space_, scratch_, store_);
     adamw_step<float>(space_, {0.9, 0.98, 1e-8, 0}, config_.learning_rate, clip_factor(norm, 1),
                       step + 1, store_);
-    if (!frozen_)
-      layer_.end_step(ctx_, {Vector<const double>(statistics.data(),
-                                                  static_cast<std::size_t>(config_.clusters)),
-                             static_cast<double>(config_.batch_tokens)});
+    // State moves in the frozen run too: what Default MoE's table gives is not the router's merit.
+    layer_.end_step(ctx_, {Vector<const double>(statistics.data(),
+                                                static_cast<std::size_t>(config_.clusters)),
+                           static_cast<double>(config_.batch_tokens)});
   }
 
   Outcome evaluate(const std::vector<float>& x, const std::vector<float>& target,

@@ -50,15 +50,24 @@ struct HostRouting {
 /// A language model in double with one of the estimators as its router, and one short sequence.
 class ModelStudy {
  public:
-  ModelStudy(const LanguageModelConfig& config, const EstimatorForm& form,
-             const Parameters& parameters, const HostBatch& sequence)
-      : config_(study_config(config, form)), model_(config_, store_), sequence_(sequence) {
+  ModelStudy(const FidelityConfig& study, const LanguageModelConfig& config,
+             const EstimatorForm& form, const Parameters& parameters, const HostBatch& sequence)
+      : config_(study_config(study, config, form)),
+        model_(config_, store_),
+        seed_(study.seed),
+        sequence_(sequence) {
     store_.allocate(space_, 1);
+    std::size_t found = 0, wanted = 0;
     for (const auto& [name, values] : parameters.tensors) {
       const ParameterHandle handle = store_.find(name);
-      if (handle.valid() && !store_.entry(handle).spec.state)
-        to_device(store_.value_vector(handle), values);
+      if (!handle.valid() || store_.entry(handle).spec.state) continue;
+      to_device(store_.value_vector(handle), values);
+      ++found;
     }
+    for (const auto& entry : store_.entries()) wanted += entry.spec.state || entry.size == 0 ? 0 : 1;
+    if (found != wanted)
+      throw InputError("router \"" + config.model.moe.router +
+                       "\" has other parameters than a sampled gate: its model cannot be studied");
     for (std::size_t i = 0; i < model_.blocks().size(); ++i)
       if (model_.blocks()[i].moe() != nullptr) layers_.push_back(static_cast<int>(i));
     if (layers_.empty()) throw InputError("the model has no MoE layer");
@@ -86,7 +95,8 @@ class ModelStudy {
   }
 
  private:
-  static DecoderConfig study_config(const LanguageModelConfig& config, const EstimatorForm& form) {
+  static DecoderConfig study_config(const FidelityConfig& study, const LanguageModelConfig& config,
+                                    const EstimatorForm& form) {
     DecoderConfig model = config.model;
     if (model.moe.k != 1)
       throw InputError("fidelity in training needs a model with moe/k = 1, not " +
@@ -94,13 +104,16 @@ class ModelStudy {
     // Deck options hold what was given alone: the router's own defaults count too.
     const RouterOptions trained = model.moe.options.completed(
         model.moe.router, router_info(model.moe.router).options);
-    const auto known = trained.values().find("mask_eps");
     model.moe.router = form.router;
     model.moe.options = form.options;
-    // The gate keeps the mask that the model was trained with.
-    if (known != trained.values().end() &&
-        form.options.values().count("mask_eps") != 0)
-      model.moe.options.set("mask_eps", known->second);
+    for (const char* option : {"mask_eps", "mask"}) {
+      const auto known = trained.values().find(option);
+      if (study.keep_mask && known != trained.values().end() &&
+          form.options.values().count("mask_eps") != 0)
+        model.moe.options.set(option, known->second);
+    }
+    // What others drop must not change with one token's choice.
+    model.moe.capacity_factor = 0;
     model.moe.balance = model.moe.z_loss = 0;
     model.dropout = model.attention_dropout = 0;
     return model;
@@ -112,7 +125,7 @@ class ModelStudy {
             .saved = &saved_,
             .scratch = &scratch_,
             .tokens = kokomoe::to_device(space_, batch, device),
-            .seed = 1,
+            .seed = seed_,
             .step = 0,
             .replica = replica,
             .training = true,
@@ -307,6 +320,7 @@ class ModelStudy {
   ExecutionSpace space_;
   ParameterStore<double> store_;
   DecoderLm<double> model_;
+  std::uint64_t seed_;
   HostBatch sequence_;
   Communicator alone_;
   Arena saved_{"kokomoe::study::saved"}, scratch_{"kokomoe::study::scratch"};
@@ -353,7 +367,7 @@ void measure(const FidelityConfig& config, const LanguageModelConfig& model,
     for (const bool exception : {false, true}) {
       if (exception && !has_argmax_exception(name)) continue;
       const EstimatorForm form = estimator_form(name, exception);
-      ModelStudy study(model, form, parameters, sequence);
+      ModelStudy study(config, model, form, parameters, sequence);
       // Where s is always 1 the exception changes nothing.
       if (exception && study.info().scale.low_chance == 0) continue;
       const std::size_t layers = study.layers().size();

@@ -270,6 +270,11 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
                                         std::to_string(config.batch_tokens /
                                                        config.sequence_length) +
                                         " sequences of an update");
+  const int group = model.moe.routing_group;
+  if (model.moe_every != 0 && group > 0 && config.sequence_length % group != 0)
+    deck.refuse("moe/routing_group",
+                "must divide data/sequence_length = " + std::to_string(config.sequence_length) +
+                    ": larger groups would depend on how sequences lie on ranks");
   if (config.eval_stride > config.sequence_length)
     deck.refuse("data/eval_stride", "exceeds data/sequence_length = " +
                                         std::to_string(config.sequence_length));

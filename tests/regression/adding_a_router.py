@@ -49,11 +49,13 @@ for path, code in steps:
 cache = dict(
     re.findall(r"^(\w+):\w+=(.*)$", (binary / "CMakeCache.txt").read_text(encoding="utf-8"), re.M)
 )
-keep = ("CMAKE_BUILD_TYPE", "CMAKE_CXX_COMPILER", "Kokkos_DIR", "KokkosKernels_DIR", "KOKOMOE_BACKEND")
+keep = ("CMAKE_BUILD_TYPE", "CMAKE_CXX_COMPILER", "KOKOMOE_BACKEND")
+prefixes = [str(pathlib.Path(cache[key]).parents[2]) for key in ("Kokkos_DIR", "KokkosKernels_DIR")]
 subprocess.run(
     ["cmake", "-S", copy, "-B", "build", "-G", "Ninja"]
     + [f"-D{key}={cache[key]}" for key in keep if cache.get(key)]
-    + ["-DKOKOMOE_ENABLE_MPI=OFF", "-DKOKOMOE_ENABLE_HDF5=OFF"],
+    + ["-DCMAKE_PREFIX_PATH=" + ";".join(prefixes)]
+    + ["-DKOKOMOE_ENABLE_MPI=OFF", "-DKOKOMOE_ENABLE_HDF5=OFF", "-DKOKOMOE_ENABLE_APPS=OFF"],
     check=True,
 )
 subprocess.run(["cmake", "--build", "build", "--target", "test_moe", "--parallel", "2"], check=True)

@@ -45,8 +45,8 @@ class MoeLayer {
   /// numbers. Throws InputError when router, options, k or losses do not go together.
   MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& store, const std::string& name);
 
-  /// x, y (T, d), not the same memory: backward reads x. Collective in training when there is a
-  /// load-balance loss. `statistics`: LoadStatistics::width(E) doubles of local sums, or empty.
+  /// x, y (T, d), not the same memory: backward reads x. Collective in training: every rank calls it,
+  /// with no tokens too. `statistics`: LoadStatistics::width(E) doubles of local sums, or empty.
   /// `replay`: a Routing recorded before (see Routing::clone) to follow instead of drawing.
   void forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y, Saved& saved,
                const Vector<double>& statistics = {}, const Routing<T>* replay = nullptr) const;

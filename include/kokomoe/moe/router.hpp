@@ -39,7 +39,7 @@ struct RouterFeedback {
   Matrix<const T> d_output;       ///< (T, d) dL/d(sum of weighted expert outputs)
   /// (T, E) dL/dP of probability-based auxiliary losses (load balance); may be empty.
   Matrix<const T> d_probability;
-  Vector<const double> counts;    ///< (E) assignments over all ranks, of this micro-batch
+  Vector<const double> counts;    ///< (E) that the balance loss took, over its scope
 };
 
 /// Global facts of a finished update, for state that moves between steps.

@@ -78,6 +78,7 @@ struct FidelityConfig {
   std::vector<std::string> overrides;    ///< of that deck or of the checkpoints' decks
   std::int64_t steps = 0, every = 1;     ///< updates of the deck, and between measurements
   int tokens = 16;                       ///< of the one sequence that is measured
+  bool keep_mask = false;                ///< the trained router's mask, or none
   // Planted task.
   std::vector<std::string> routers;
   int clusters = 4;
@@ -114,7 +115,7 @@ using FidelityProgress = std::function<void(const std::vector<FidelityResult>&, 
 /// the estimator over `samples` draws against the exact one, from counterfactual forwards of one
 /// site (token and layer) at a time with every other choice replayed; beside it with the choices of
 /// later layers drawn again. The models' own router is replaced by each estimator in turn, which
-/// keeps the weights and the mask. In double, whatever the model was trained in.
+/// keeps the weights. In double, whatever the model was trained in.
 std::vector<FidelityResult> fidelity_training(const FidelityConfig& config,
                                               const Communicator& communicator,
                                               const FidelityProgress& progress = {});

@@ -36,23 +36,24 @@ struct Sinkhorn {
       row.each(experts, [&](const int e) {
         T sum = 0;
         for (int j = 0; j < count; ++j) sum += mass(begin + j, e) * inverse(begin + j);
-        c[e] = sum;
+        // The scaled mass: v itself is written below while others may still judge it.
+        c[e] = sum * v[e];
       });
       T total = 0;
       int alive = 0;
       for (int e = 0; e < experts; ++e) {
-        total += v[e] * c[e];
+        total += c[e];
         alive += c[e] > T(0) ? 1 : 0;
       }
       const T even = total / static_cast<T>(alive > 0 ? alive : 1);
       T worst = 0;
       for (int e = 0; e < experts; ++e) {
-        const T off = c[e] > T(0) ? Kokkos::abs(v[e] * c[e] / even - T(1)) : T(0);
+        const T off = c[e] > T(0) ? Kokkos::abs(c[e] / even - T(1)) : T(0);
         worst = off > worst ? off : worst;
       }
       if (!(worst > tolerance)) return;
       row.each(experts, [&](const int e) {
-        const T better = even / c[e];
+        const T better = v[e] * even / c[e];
         if (better > T(0) && better < Kokkos::Experimental::finite_max_v<T>) v[e] = better;
       });
     }
