@@ -16,13 +16,16 @@ kokomoe routers --json "$folder/routers.json"
 import json, sys
 for router in json.load(open(sys.argv[1])): print(router["name"])' "$folder/routers.json" \
   > "$folder/names"
+head -c 20000 data/kjv/heldout.txt > "$folder/heldout.txt"
 while read -r name; do
   options=(moe/router="$name" train/steps=200 train/batch_tokens=1024 train/eval_every=100
     data/heldout="$folder/heldout.txt" checkpoint/every=0 moe/allow_future=true)
+  # Some balance by themselves, and refuse the deck's loss.
+  kokomoe validate -i inputs/lm/quickstart.toml "${options[@]}" > "$folder/validate.log" 2>&1 ||
+    options+=(moe/balance=0)
   # A sequence's whole loss for each token's choice: unscaled, its variance takes all of the clipped
   # gradient, and the loss hardly moves (docs/estimators.md).
   [[ "$name" == reinforce ]] && options+=(moe/grad_factor=0.01)
-  head -c 20000 data/kjv/heldout.txt > "$folder/heldout.txt"
   kokomoe train -i inputs/lm/quickstart.toml -d "$folder/$name" "${options[@]}" \
     > "$folder/$name.log" 2>&1 < /dev/null || { tail -5 "$folder/$name.log"; exit 1; }
   "$KOKOMOE_PYTHON" - "$name" "$folder/$name/metrics.jsonl" <<'END'
