@@ -100,8 +100,10 @@ FidelityConfig read_fidelity_deck(const Deck& deck) {
   if (config.layouts.empty()) deck.refuse("fidelity/sites", "is empty");
   config.scales = deck.numbers("fidelity/scales");
   if (config.scales.empty() ||
-      (config.mode == FidelityConfig::Mode::orders && config.scales.size() < 2))
-    deck.refuse("fidelity/scales", "a slope needs two sizes at least");
+      (config.mode == FidelityConfig::Mode::orders &&
+       std::count(config.scales.begin(), config.scales.end(), config.scales.front()) ==
+           static_cast<std::ptrdiff_t>(config.scales.size())))
+    deck.refuse("fidelity/scales", "a slope needs two different sizes at least");
   config.problems = static_cast<int>(deck.integer("fidelity/problems"));
   config.channels = static_cast<int>(deck.integer("fidelity/channels"));
   config.samples = static_cast<int>(deck.integer("fidelity/samples"));

@@ -39,7 +39,8 @@ GradientError compare_gradients(const std::vector<double>& estimate,
     ee += exact[i] * exact[i];
     difference += (estimate[i] - exact[i]) * (estimate[i] - exact[i]);
   }
-  const double best = gg > 0 ? ge / gg : 0;
+  // An optimizer absorbs a size, not a sign.
+  const double best = gg > 0 && ge > 0 ? ge / gg : 0;
   for (std::size_t i = 0; i < exact.size(); ++i)
     scaled += (best * estimate[i] - exact[i]) * (best * estimate[i] - exact[i]);
   return {std::sqrt(difference / ee), gg > 0 ? ge / std::sqrt(gg * ee) : 0, std::sqrt(scaled / ee)};
