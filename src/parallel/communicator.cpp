@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/parallel/communicator.hpp"
 
+#include "kokomoe/core/error.hpp"
 #include "parallel/implementation.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace kokomoe {
@@ -60,6 +62,31 @@ std::string Communicator::broadcast(const std::string& text) const {
   std::string result = is_root() ? text : std::string(size, '\0');
   broadcast(result.data(), result.size());
   return result;
+}
+
+void Communicator::all_gather(const void* own, std::size_t bytes, void* all) const {
+  if (size_ > 1)
+    implementation_->all_gather(own, bytes, all);
+  else if (bytes > 0)
+    std::memcpy(all, own, bytes);
+}
+
+void Communicator::send(const void* data, std::size_t bytes, int to) const {
+  if (size_ == 1 || to == rank_) fail("Communicator::send", "to this rank itself");
+  implementation_->send(data, bytes, to);
+}
+
+void Communicator::receive(void* data, std::size_t bytes, int from) const {
+  if (size_ == 1 || from == rank_) fail("Communicator::receive", "from this rank itself");
+  implementation_->receive(data, bytes, from);
+}
+
+Communicator Communicator::split(int color, int key) const {
+  return size_ > 1 ? Communicator(implementation_->split(color, key)) : *this;
+}
+
+Communicator Communicator::split_by_node() const {
+  return size_ > 1 ? Communicator(implementation_->split_by_node()) : *this;
 }
 
 void Communicator::barrier() const {

@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/parallel/all_to_all.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace kokomoe {
@@ -22,9 +24,24 @@ struct Communicator::Implementation {
   virtual std::int64_t max(std::int64_t value) const = 0;
   virtual void broadcast(void* data, std::size_t bytes) const = 0;
   virtual void barrier() const = 0;
+  virtual void all_gather(const void* own, std::size_t bytes, void* all) const = 0;
+  virtual void send(const void* data, std::size_t bytes, int to) const = 0;
+  virtual void receive(void* data, std::size_t bytes, int from) const = 0;
+  virtual std::shared_ptr<const Implementation> split(int color, int key) const = 0;
+  virtual std::shared_ptr<const Implementation> split_by_node() const = 0;
+  virtual std::unique_ptr<AllToAll::State> make_all_to_all() const = 0;
 
   /// Host copy of device data on its way through MPI; kept, so that steps do not allocate.
   mutable std::vector<unsigned char> staging;
+};
+
+/// One exchange under way.
+struct AllToAll::State {
+  virtual ~State() = default;
+  virtual void begin(const Part& send, const Part& receive, std::size_t item_bytes,
+                     std::size_t items_at_once, int rounds, bool wait) = 0;
+  virtual bool test() = 0;
+  virtual void finish() = 0;
 };
 
 }  // namespace kokomoe

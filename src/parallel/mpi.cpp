@@ -10,6 +10,9 @@
 
 #include <algorithm>
 #include <climits>
+#include <map>
+#include <utility>
+#include <vector>
 
 namespace kokomoe {
 
@@ -32,9 +35,89 @@ void in_parts(std::size_t count, const Part& part) {
     part(first, static_cast<int>(std::min(largest, count - first)));
 }
 
+/// A type of `bytes` bytes, kept for the life of the process: there are few sizes of rows.
+MPI_Datatype item_type(std::size_t bytes) {
+  static std::map<std::size_t, MPI_Datatype> types;
+  const auto found = types.find(bytes);
+  if (found != types.end()) return found->second;
+  if (bytes > static_cast<std::size_t>(INT_MAX))
+    fail("AllToAll", "items of " + std::to_string(bytes) + " bytes");
+  MPI_Datatype type = MPI_DATATYPE_NULL;
+  check(MPI_Type_contiguous(static_cast<int>(bytes), MPI_BYTE, &type), "MPI_Type_contiguous");
+  check(MPI_Type_commit(&type), "MPI_Type_commit");
+  return types[bytes] = type;
+}
+
+struct MpiAllToAll final : AllToAll::State {
+  explicit MpiAllToAll(MPI_Comm group) : comm(group) {}
+  ~MpiAllToAll() override {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    // An error may have left one under way; its buffers are about to go.
+    if (!finalized && !requests.empty())
+      MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
+  }
+  MpiAllToAll(const MpiAllToAll&) = delete;
+  MpiAllToAll& operator=(const MpiAllToAll&) = delete;
+
+  void begin(const AllToAll::Part& send, const AllToAll::Part& receive, std::size_t item_bytes,
+             std::size_t items_at_once, int rounds, bool wait) override {
+    if (!requests.empty()) fail("AllToAll::begin", "the exchange before has not been finished");
+    const std::size_t ranks = send.counts.size();
+    const MPI_Datatype type = item_type(item_bytes);
+    // Rounds lie one after the other: what MPI reads of each must stay until the end.
+    numbers.resize(4 * ranks * static_cast<std::size_t>(rounds));
+    if (!wait) requests.assign(static_cast<std::size_t>(rounds), MPI_REQUEST_NULL);
+    for (int round = 0; round < rounds; ++round) {
+      int* const place = numbers.data() + 4 * ranks * static_cast<std::size_t>(round);
+      const std::size_t first = items_at_once * static_cast<std::size_t>(round);
+      const auto cut = [&](const AllToAll::Part& part, int* counts, int* offsets) {
+        for (std::size_t q = 0; q < ranks; ++q) {
+          const auto count = static_cast<std::size_t>(part.counts[q]);
+          counts[q] =
+              count > first ? static_cast<int>(std::min(items_at_once, count - first)) : 0;
+          offsets[q] = counts[q] > 0 ? part.offsets[q] + static_cast<int>(first) : 0;
+        }
+      };
+      cut(send, place, place + ranks);
+      cut(receive, place + 2 * ranks, place + 3 * ranks);
+      if (wait)
+        check(MPI_Alltoallv(send.data, place, place + ranks, type, receive.data,
+                            place + 2 * ranks, place + 3 * ranks, type, comm),
+              "MPI_Alltoallv");
+      else
+        check(MPI_Ialltoallv(send.data, place, place + ranks, type, receive.data,
+                             place + 2 * ranks, place + 3 * ranks, type, comm,
+                             &requests[static_cast<std::size_t>(round)]),
+              "MPI_Ialltoallv");
+    }
+  }
+  bool test() override {
+    int done = 1;
+    if (!requests.empty())
+      check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done,
+                        MPI_STATUSES_IGNORE),
+            "MPI_Testall");
+    return done != 0;
+  }
+  void finish() override {
+    if (!requests.empty())
+      check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
+            "MPI_Waitall");
+    requests.clear();
+  }
+
+  MPI_Comm comm;
+  std::vector<MPI_Request> requests;
+  std::vector<int> numbers;
+};
+
 struct MpiImplementation final : Communicator::Implementation {
-  explicit MpiImplementation(MPI_Comm parent) {
-    check(MPI_Comm_dup(parent, &comm), "MPI_Comm_dup");
+  explicit MpiImplementation(MPI_Comm parent, bool owned = false) {
+    if (owned)
+      comm = parent;
+    else
+      check(MPI_Comm_dup(parent, &comm), "MPI_Comm_dup");
     // Errors become exceptions that name the call, instead of an abort.
     check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_rank(comm, &rank_), "MPI_Comm_rank");
@@ -69,6 +152,38 @@ struct MpiImplementation final : Communicator::Implementation {
     });
   }
   void barrier() const override { check(MPI_Barrier(comm), "MPI_Barrier"); }
+  void all_gather(const void* own, std::size_t bytes, void* all) const override {
+    const MPI_Datatype type = item_type(std::max<std::size_t>(1, bytes));
+    const int count = bytes > 0 ? 1 : 0;
+    check(MPI_Allgather(own, count, type, all, count, type, comm), "MPI_Allgather");
+  }
+  void send(const void* data, std::size_t bytes, int to) const override {
+    in_parts(bytes, [&](std::size_t first, int count) {
+      check(MPI_Send(static_cast<const char*>(data) + first, count, MPI_BYTE, to, 0, comm),
+            "MPI_Send");
+    });
+  }
+  void receive(void* data, std::size_t bytes, int from) const override {
+    in_parts(bytes, [&](std::size_t first, int count) {
+      check(MPI_Recv(static_cast<char*>(data) + first, count, MPI_BYTE, from, 0, comm,
+                     MPI_STATUS_IGNORE),
+            "MPI_Recv");
+    });
+  }
+  std::shared_ptr<const Implementation> split(int color, int key) const override {
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(comm, color, key, &part), "MPI_Comm_split");
+    return std::make_shared<const MpiImplementation>(part, true);
+  }
+  std::shared_ptr<const Implementation> split_by_node() const override {
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &part),
+          "MPI_Comm_split_type");
+    return std::make_shared<const MpiImplementation>(part, true);
+  }
+  std::unique_ptr<AllToAll::State> make_all_to_all() const override {
+    return std::make_unique<MpiAllToAll>(comm);
+  }
 
   template <class T>
   void reduce(T* data, std::size_t count, MPI_Datatype type) const {

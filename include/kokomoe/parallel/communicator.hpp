@@ -35,6 +35,20 @@ class Communicator {
   /// The largest value over the ranks (flags, error agreement).
   std::int64_t all_reduce_max(std::int64_t value) const;
 
+  /// Every rank's `bytes`, in rank order, to `all` (size() times as many). Host memory.
+  void all_gather(const void* own, std::size_t bytes, void* all) const;
+
+  /// From this rank to another of the group, and back again: host memory, any size, in order.
+  /// Not collective; every send needs its receive.
+  void send(const void* data, std::size_t bytes, int to) const;
+  void receive(void* data, std::size_t bytes, int from) const;
+
+  /// The ranks that gave the same `color`, in the order of `key` (then of rank), as a group.
+  /// One rank alone is its own group.
+  Communicator split(int color, int key) const;
+  /// The ranks that share memory with this one: its node.
+  Communicator split_by_node() const;
+
   /// Root's bytes to everyone.
   void broadcast(void* data, std::size_t bytes) const;
   std::string broadcast(const std::string& text) const;
