@@ -64,13 +64,6 @@ void initialise(const ExecutionSpace& space, const Vector<T>& flat, std::size_t 
 
 }  // namespace
 
-ExpertRange owned_experts(int experts, int rank, int ranks) {
-  const auto bound = [&](int r) {
-    return static_cast<int>(static_cast<std::int64_t>(r) * experts / ranks);
-  };
-  return {bound(rank), bound(rank + 1), experts};
-}
-
 template <class T>
 ParameterStore<T>::ParameterStore(int expert_rank, int expert_ranks)
     : expert_rank_(expert_rank), expert_ranks_(expert_ranks) {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kokomoe/core/types.hpp"
-#include "kokomoe/parallel/communicator.hpp"
+#include "kokomoe/parallel/expert_range.hpp"
 
 #include <cstdint>
 #include <memory>
@@ -43,18 +43,6 @@ struct ParameterHandle {
   int index = -1;
   bool valid() const { return index >= 0; }
 };
-
-/// Which experts a rank owns: [begin, end) of `total`, possibly none.
-struct ExpertRange {
-  int begin = 0;
-  int end = 0;
-  int total = 0;
-  int size() const { return end - begin; }
-  bool all() const { return size() == total; }
-};
-
-/// Rank r of R owns experts [r E / R, (r + 1) E / R).
-ExpertRange owned_experts(int experts, int rank, int ranks);
 
 /// All tensors of a model as named slices of a few flat buffers: value, gradient and two moments.
 /// Life: add(...), freeze(...), allocate(...), then use. Replicated and expert slices lie in
@@ -116,6 +104,8 @@ class ParameterStore {
   ExpertRange experts(int total) const {
     return owned_experts(total, expert_rank_, expert_ranks_);
   }
+  int expert_rank() const { return expert_rank_; }
+  int expert_ranks() const { return expert_ranks_; }
 
   Buffer& buffer(Group group) { return buffers_[static_cast<int>(group)]; }
   const Buffer& buffer(Group group) const { return buffers_[static_cast<int>(group)]; }
