@@ -90,6 +90,19 @@ MoeConfig read_moe(const Deck& deck, std::vector<std::string>& notes) {
   return moe;
 }
 
+ParallelOptions read_parallel(const Deck& deck) {
+  ParallelOptions options;
+  options.expert_ranks = static_cast<int>(deck.integer("parallel/expert_ranks"));
+  options.exchange_chunks = static_cast<int>(deck.integer("parallel/exchange_chunks"));
+  options.ranks_per_node = static_cast<int>(deck.integer("parallel/ranks_per_node"));
+  options.staged = deck.text("parallel/staging") == "host";
+  const std::string path = deck.text("parallel/exchange");
+  options.path = path == "flat"   ? ExchangePath::flat
+                 : path == "node" ? ExchangePath::node
+                                  : ExchangePath::automatic;
+  return options;
+}
+
 }  // namespace
 
 Schema language_model_schema(const std::string& router) {
@@ -164,6 +177,10 @@ Schema language_model_schema(const std::string& router) {
                .range(1, 65536))
       .add(KeySpec::integer("train/eval_every", 0, "updates between evaluations; 0 = at the end")
                .range(0, 4294967295.0))
+      .add(KeySpec::text("train/on_non_finite", "stop",
+                         "when loss or gradient is NaN or infinite; skip = leave the update out, "
+                         "ten in a row at most")
+               .choice({"stop", "skip"}))
       .add(KeySpec::real("train/clip", 1.0, "gradient norm limit; 0 = none").range(0, 1e30))
       .add(KeySpec::real("train/label_smoothing", 0, "share of the uniform target").range(0, 0.99))
       .add(KeySpec::list("train/freeze", {}, "tensors that are not trained: name patterns with *"));
@@ -182,10 +199,24 @@ Schema language_model_schema(const std::string& router) {
       .add(KeySpec::real("optimizer/weight_decay", 0.1, "decoupled; on matrices").range(0, 1e6));
   schema.add(KeySpec::integer("checkpoint/every", 0, "updates between checkpoints; 0 = at the end")
                  .range(0, 4294967295.0))
-      .add(KeySpec::integer("checkpoint/keep", 2, "newest kept, beside the best").range(2, 1e6));
-  schema.add(KeySpec::integer("parallel/expert_ranks", 1,
-                              "ranks that share the experts (this version: 1)")
-                 .range(1, 65536));
+      .add(KeySpec::integer("checkpoint/keep", 2, "newest kept, beside the best").range(2, 1e6))
+      .add(KeySpec::text("checkpoint/on_failure", "stop",
+                         "go_on = warn, and try again at the next save; the last one must succeed")
+               .choice({"stop", "go_on"}));
+  schema
+      .add(KeySpec::integer("parallel/expert_ranks", 1,
+                            "ranks that share the experts, in blocks; divides the ranks; 0 = all")
+               .range(0, 65536))
+      .add(KeySpec::integer("parallel/exchange_chunks", 0,
+                            "parts of an exchange, each beside another's GEMM; 0 = by size")
+               .range(0, 65536))
+      .add(KeySpec::text("parallel/exchange", "auto",
+                         "how rows travel; auto = by node where there are several")
+               .choice({"auto", "flat", "node"}))
+      .add(KeySpec::integer("parallel/ranks_per_node", 0, "0 = as MPI says").range(0, 65536))
+      .add(KeySpec::text("parallel/staging", "auto",
+                         "host = through host memory even where MPI reads the device")
+               .choice({"auto", "host"}));
   schema.add(KeySpec::list("data/train", {}, "text files").required())
       .add(KeySpec::list("data/heldout", {}, "text files for evaluation"))
       .add(KeySpec::text("data/cache", "data/cache", "folder for token files"))
@@ -247,13 +278,13 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
   config.clip = deck.real("train/clip");
   config.label_smoothing = deck.real("train/label_smoothing");
   config.freeze = deck.list("train/freeze");
+  config.skip_non_finite = deck.text("train/on_non_finite") == "skip";
   config.batch_tokens = deck.integer("train/batch_tokens");
   config.accumulate = static_cast<int>(deck.integer("train/accumulate"));
   config.eval_every = deck.integer("train/eval_every");
   config.checkpoint_every = deck.integer("checkpoint/every");
   config.checkpoint_keep = static_cast<int>(deck.integer("checkpoint/keep"));
-  if (deck.integer("parallel/expert_ranks") != 1)
-    deck.refuse("parallel/expert_ranks", "this version keeps all experts on every rank: must be 1");
+  config.parallel = read_parallel(deck);
 
   config.train_files = deck.list("data/train");
   config.heldout_files = deck.list("data/heldout");

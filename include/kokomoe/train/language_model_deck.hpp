@@ -6,6 +6,7 @@
 #include "kokomoe/io/deck.hpp"
 #include "kokomoe/model/decoder_lm.hpp"
 #include "kokomoe/nn/optimizer.hpp"
+#include "kokomoe/parallel/expert_layout.hpp"
 
 #include <cstdint>
 #include <string>
@@ -23,6 +24,7 @@ struct LanguageModelConfig {
   double clip = 0;
   double label_smoothing = 0;
   std::vector<std::string> freeze;
+  bool skip_non_finite = false;  ///< leave out updates whose loss or gradient is not finite
 
   std::int64_t steps = 0;
   std::int64_t batch_tokens = 0;
@@ -30,6 +32,7 @@ struct LanguageModelConfig {
   std::int64_t eval_every = 0;
   std::int64_t checkpoint_every = 0;
   int checkpoint_keep = 2;
+  ParallelOptions parallel;
 
   TokenizerOptions tokenizer;
   std::vector<std::string> train_files, heldout_files;
