@@ -396,6 +396,7 @@ void add_bench_exchange(CLI::App& bench, Action& action) {
   command->footer("Example: mpirun -n 2 kokomoe bench exchange --mib 1,16");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) {
+      if (communicator.is_root()) require_json(options->json);
       return bench_exchange(*options, communicator);
     };
   });
