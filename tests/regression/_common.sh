@@ -49,13 +49,13 @@ kokomoe() { "$KOKOMOE_PROGRAM" "$@"; }
 # Rows of metrics without what depends on the clock.
 rows() { sed -E 's/"(tokens_per_second|seconds)": ?[^,}]*,?//g' "$1/metrics.jsonl"; }
 
-# start NAME OPTIONS...: a training in the background, run folder NAME, output NAME.txt. Its process is
-# $pid. Through a pipe, so that limits on files are not for what it prints.
+# start [FOLDER/]NAME OPTIONS...: a training in the background with that run folder and the output
+# NAME.txt. Its process is $pid. Through a pipe: limits on files and disks are not for what it prints.
 start() {
-  local name="$1"
+  local folder="$1" output="${1##*/}.txt"
   shift
-  : >"$name.txt"  # the pipe opens it some time later
-  "$KOKOMOE_PROGRAM" train -i deck.toml -d "$name" "$@" > >(cat >"$name.txt") 2>&1 &
+  : >"$output"  # the pipe opens it some time later
+  "$KOKOMOE_PROGRAM" train -i deck.toml -d "$folder" "$@" > >(cat >"$output") 2>&1 &
   pid=$!
   trap 'kill "$pid" 2>/dev/null || true' EXIT
 }

@@ -20,21 +20,21 @@ for policy in stop go_on; do
   run="disk/$policy"
   mkdir "$run"
   start "$run" -r last train/steps=1000000 "checkpoint/on_failure=$policy"
-  await '^step 3/' "$run.txt"
+  await '^step 3/' "$policy.txt"
   touch "$run/checkpoint_now"
-  await ' saved ' "$run.txt"
+  await ' saved ' "$policy.txt"
   first="$(cat "$run/checkpoints/latest")"
   # Some room, not enough for a checkpoint.
   head -c 100M /dev/zero >disk/filler 2>/dev/null || true
   truncate -s -120K disk/filler
   touch "$run/checkpoint_now"
   if [[ $policy == stop ]]; then
-    ends_with 1 "$run.txt"
-    await '^kokomoe: cannot save checkpoint: .*state.h5' "$run.txt"
-    await 'free that much, or lower checkpoint/keep' "$run.txt"
+    ends_with 1 "$policy.txt"
+    await '^kokomoe: cannot save checkpoint: .*state.h5' "$policy.txt"
+    await 'free that much, or lower checkpoint/keep' "$policy.txt"
   else
-    await 'warning: step [0-9]+ is not saved: cannot save checkpoint: .*state.h5' "$run.txt"
-    await 'going on, as checkpoint/on_failure says' "$run.txt"
+    await 'warning: step [0-9]+ is not saved: cannot save checkpoint: .*state.h5' "$policy.txt"
+    await 'going on, as checkpoint/on_failure says' "$policy.txt"
     kokomoe inspect "$run/checkpoints/$first" >/dev/null || fail "the older checkpoint is damaged"
     rm disk/filler
     touch "$run/checkpoint_now"
@@ -43,8 +43,8 @@ for policy in stop go_on; do
     truncate -s -120K disk/filler
     # The save that ends a run has to succeed: 1, and no crash of what failed saves left behind.
     touch "$run/stop"
-    ends_with 1 "$run.txt"
-    await '^kokomoe: cannot save checkpoint: ' "$run.txt"
+    ends_with 1 "$policy.txt"
+    await '^kokomoe: cannot save checkpoint: ' "$policy.txt"
   fi
   latest="$(cat "$run/checkpoints/latest")"
   kokomoe inspect "$run" >/dev/null || fail "the latest checkpoint is damaged"
@@ -52,15 +52,15 @@ for policy in stop go_on; do
   rm disk/filler
   expect 0 "resumed from $run/checkpoints/$latest" \
     kokomoe train -d "$run" -r last train/steps="$((${latest#step_} + 2))"
-  rm -r "$run" "$run.txt"
+  rm -r "$run"
 done
 
 # A run whose saves failed on the way, and which ends well, ends with 0.
 start disk/well train/steps=400 checkpoint/on_failure=go_on
-await '^step 3/' disk/well.txt
+await '^step 3/' well.txt
 head -c 100M /dev/zero >disk/filler 2>/dev/null || true
 touch disk/well/checkpoint_now
-await 'is not saved' disk/well.txt
+await 'is not saved' well.txt
 rm disk/filler
-ends_with 0 disk/well.txt
+ends_with 0 well.txt
 kokomoe inspect disk/well >/dev/null
