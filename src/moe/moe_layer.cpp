@@ -170,7 +170,7 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
           : ctx.saved->template vector<double>(
                 static_cast<std::size_t>(LoadStatistics::width(config_.experts)));
   const bool ran_is_counted = routing.counted.extent(0) == 0 && routing.dropped.extent(0) == 0;
-  gather_statistics<T>(ctx.space, *ctx.scratch,
+  gather_statistics<T>(ctx,
                        ran_is_counted ? saved.plan.counts
                                       : count_assignments<T>(ctx.space, *ctx.saved, routing),
                        balance_probability(routing), saved.logits, config_.z_loss != 0, sums);

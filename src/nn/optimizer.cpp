@@ -3,6 +3,7 @@
 #include "kokomoe/nn/optimizer.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/nn/ordered_norm.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -45,13 +46,24 @@ void reduce_gradients(const ExecutionSpace& space, const Communicator& communica
                       ParameterStore<T>& store) {
   for (const auto group : {Group<T>::replicated, Group<T>::expert}) {
     const auto& buffer = store.buffer(group);
-    communicator.all_reduce_sum(space, Vector<T>(buffer.gradient.data(), buffer.trained));
+    if (store.sums_exactly()) {
+      using Limbs = Vector<std::int64_t>;
+      communicator.all_reduce_sum(space, Limbs(buffer.high.data(), buffer.trained));
+      communicator.all_reduce_sum(space, Limbs(buffer.low.data(), buffer.trained));
+    } else {
+      communicator.all_reduce_sum(space, Vector<T>(buffer.gradient.data(), buffer.trained));
+    }
   }
+  if (!store.sums_exactly()) return;
+  communicator.all_reduce_sum(space, store.outside());
+  store.round_gradients(space);
 }
 
 template <class T>
 double gradient_norm(const ExecutionSpace& space, Arena& scratch,
                      const ParameterStore<T>& store) {
+  if (store.sums_exactly())
+    return ordered_gradient_norm<T>(space, scratch, store, Communicator());
   constexpr std::size_t tile = 4096;
   ArenaScope scope(scratch);
   const auto& replicated = store.buffer(Group<T>::replicated);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kokomoe/core/arena.hpp"
+#include "kokomoe/parallel/communicator.hpp"
 #include "kokomoe/parameters/parameter_store.hpp"
 
 #include <cstdint>

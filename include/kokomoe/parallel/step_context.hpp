@@ -44,6 +44,9 @@ struct StepContext {
   double loss_scale = 0;
   /// (B) task loss of each local sequence, where a router learns from it; else empty.
   Vector<const double> sequence_loss;
+  /// The step's results have the same bits for any number of threads and ranks: products row by row
+  /// and exact sums over sequences, in a ParameterStore that sums exactly.
+  bool layout_free = false;
 };
 
 }  // namespace kokomoe

@@ -30,6 +30,7 @@ struct LanguageModelConfig {
   std::int64_t eval_every = 0;
   std::int64_t checkpoint_every = 0;
   int checkpoint_keep = 2;
+  bool layout_free = false;  ///< parallel/deterministic = "layout"
 
   TokenizerOptions tokenizer;
   std::vector<std::string> train_files, heldout_files;
