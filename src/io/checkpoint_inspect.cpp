@@ -29,8 +29,8 @@ double element(const Bytes& bytes, const std::string& dtype, std::size_t index) 
   return value;
 }
 
-std::size_t elements(const detail::TensorHeader& header) {
-  return header.bytes / (header.dtype == "float32" ? 4 : 8);
+std::size_t elements(const Bytes& bytes, const detail::TensorHeader& header) {
+  return bytes.size() / header.element_bytes();
 }
 
 /// A verified reader of a step folder for `work`.
@@ -56,21 +56,24 @@ TensorDifference compare(const std::string& name, const detail::StateReader& a,
         "shapes " + detail::shape_text(first.shape) + " and " + detail::shape_text(second.shape);
     return result;
   }
-  Bytes x, y;
-  a.read(name, x);
-  b.read(name, y);
   if (first.dtype != second.dtype) result.note = "types " + first.dtype + " and " + second.dtype;
-  result.equal = first.dtype == second.dtype && x == y;
+  result.equal = first.dtype == second.dtype;
   result.max_abs_difference = 0;
-  if (result.equal) return result;
-  for (std::size_t i = 0; i < elements(first); ++i) {
-    const double difference = std::abs(element(x, first.dtype, i) - element(y, second.dtype, i));
-    if (std::isnan(difference)) {
-      result.max_abs_difference = difference;
-      return result;
+  b.verify(name);
+  Bytes y;
+  const std::vector<detail::Piece> pieces = a.pieces(name);
+  std::size_t next = 0;
+  a.verify(name, [&](const Bytes& x) {
+    b.read(name, pieces[next++], y);
+    if (first.dtype == second.dtype && x == y) return;
+    result.equal = false;
+    for (std::size_t i = 0; i < elements(x, first); ++i) {
+      const double difference = std::abs(element(x, first.dtype, i) - element(y, second.dtype, i));
+      // NaN stays.
+      if (!(difference <= result.max_abs_difference) && !std::isnan(result.max_abs_difference))
+        result.max_abs_difference = difference;
     }
-    result.max_abs_difference = std::max(result.max_abs_difference, difference);
-  }
+  });
   return result;
 }
 
@@ -79,18 +82,20 @@ TensorDifference compare(const std::string& name, const detail::StateReader& a,
 std::vector<TensorInfo> inspect_checkpoint(const std::string& step_folder) {
   std::vector<TensorInfo> result;
   with_reader(step_folder, [&](const detail::StateReader& reader) {
-    Bytes bytes;
     for (const std::string& name : reader.names()) {
       const detail::TensorHeader header = reader.header(name);
-      reader.read(name, bytes);
       double sum = 0;
-      const std::size_t count = elements(header);
-      for (std::size_t i = 0; i < count; ++i) {
-        const double value = element(bytes, header.dtype, i);
-        sum += value * value;
-      }
-      result.push_back({name, header.shape, header.dtype,
-                        detail::hex(detail::xxh3(bytes.data(), bytes.size())),
+      std::size_t count = 0;
+      detail::StreamDigest digest;
+      reader.verify(name, [&](const Bytes& bytes) {
+        digest.add(bytes.data(), bytes.size());
+        for (std::size_t i = 0; i < elements(bytes, header); ++i) {
+          const double value = element(bytes, header.dtype, i);
+          sum += value * value;
+        }
+        count += elements(bytes, header);
+      });
+      result.push_back({name, header.shape, header.dtype, detail::hex(digest.value()),
                         count == 0 ? 0 : std::sqrt(sum / static_cast<double>(count))});
     }
   });

@@ -1,15 +1,13 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
 #include "io/checkpoint_folders.hpp"
-#include "io/digest.hpp"
 #include "io/disk.hpp"
-#include "io/state_file.hpp"
+#include "io/state_save.hpp"
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/parallel/agree.hpp"
 
 #include <exception>
 #include <filesystem>
-#include <type_traits>
 
 namespace kokomoe {
 
@@ -17,54 +15,11 @@ namespace fs = std::filesystem;
 
 namespace {
 
-template <class T>
-void add_tensor(detail::StateWriter& writer, const std::string& group, const Vector<T>& flat,
-                const typename ParameterStore<T>::Entry& entry) {
-  const Vector<T> device(flat.data() + entry.offset, entry.size);
-  const auto host = Kokkos::create_mirror_view_and_copy(
-      Kokkos::view_alloc(Kokkos::HostSpace{}, "kokomoe::io::checkpoint"), device);
-  detail::TensorSource source;
-  source.name = group + "/" + entry.spec.name;
-  source.shape = entry.spec.shape;
-  source.dtype = std::is_same_v<T, float> ? "float32" : "float64";
-  source.expert = entry.spec.expert;
-  source.data = host.data();
-  writer.add(source);
-}
-
-template <class T>
-std::vector<detail::DatasetRecord> write_state(const std::string& path, std::int64_t step,
-                                               const ParameterStore<T>& store) {
-  using Group = typename ParameterStore<T>::Group;
-  detail::StateWriter writer(path, step);
-  for (const auto& entry : store.entries())
-    add_tensor<T>(writer, entry.group == Group::state ? "router_state" : "parameters",
-                  store.buffer(entry.group).value, entry);
-  for (const auto& entry : store.entries()) {
-    if (entry.group == Group::state || entry.frozen) continue;
-    add_tensor<T>(writer, "optimizer/m", store.buffer(entry.group).moment1, entry);
-    add_tensor<T>(writer, "optimizer/v", store.buffer(entry.group).moment2, entry);
-  }
-  return writer.close();
-}
-
-template <class T>
-void write_step(const std::string& folder, const ParameterStore<T>& store,
-                const CheckpointMeta& meta, bool best, int keep) {
-  const std::string name = detail::step_name(meta.step);
+/// `state` is aside already: the manifest beside it, and the names that make it count.
+void finish_step(const std::string& folder, const detail::Manifest& manifest, bool best, int keep) {
+  const std::string name = detail::step_name(manifest.meta.step);
   const std::string step = folder + "/" + name;
   const std::string aside = step + ".tmp";
-  fs::create_directories(folder);
-  detail::recover_folder(folder);
-  fs::create_directory(aside);
-
-  detail::Manifest manifest;
-  manifest.meta = meta;
-  manifest.datasets = write_state(aside + "/state.h5", meta.step, store);
-  detail::sync_file(aside + "/state.h5");
-  const detail::FileDigest digest = detail::digest_file(aside + "/state.h5");
-  manifest.state_bytes = digest.bytes;
-  manifest.state_digest = digest.digest;
   detail::write_file(aside + "/manifest.json", detail::manifest_text(manifest));
   detail::sync_folder(aside);
 
@@ -77,7 +32,18 @@ void write_step(const std::string& folder, const ParameterStore<T>& store,
   if (best) detail::replace_file(folder + "/best", name + "\n");
   detail::sync_folder(folder);
   if (replaces) detail::remove_folder(step + ".old");
-  detail::prune_steps(folder, meta.step, keep);
+  detail::prune_steps(folder, manifest.meta.step, keep);
+}
+
+/// What can be done about it, where the disk is the reason.
+std::string advice(const std::string& folder, double needed) {
+  std::error_code code;
+  const fs::space_info space = fs::space(folder, code);
+  if (code || static_cast<double>(space.available) >= 1.1 * needed) return "";
+  return "\n  the disk of " + folder + " has " + std::to_string(space.available >> 20) +
+         " MiB left, a checkpoint takes about " +
+         std::to_string((static_cast<std::uint64_t>(needed) >> 20) + 1) +
+         " MiB: free that much, or lower checkpoint/keep; earlier checkpoints are whole";
 }
 
 }  // namespace
@@ -87,33 +53,32 @@ void save_checkpoint(const std::string& folder_name, const ParameterStore<T>& st
                      const CheckpointMeta& meta, const Communicator& communicator, bool best,
                      int keep) {
   const Region region(KOKOMOE_LABEL("io::save_checkpoint"));
-  if (!store.allocated()) fail("save_checkpoint", "the parameter store is not allocated");
-  for (const auto& entry : store.entries())
-    if (entry.local_shape != entry.spec.shape)
-      fail("save_checkpoint",
-           "\"" + entry.spec.name + "\" is sharded, which this version cannot save");
+  detail::require_layout("save_checkpoint", store, communicator);
   if (meta.step < 0) fail("save_checkpoint", "step " + std::to_string(meta.step));
   ExecutionSpace().fence(KOKOMOE_LABEL("io::save_checkpoint"));
-  run_on_root(communicator, [&] {
-    const std::string folder = detail::without_slash(folder_name);
-    try {
-      write_step(folder, store, meta, best, keep);
-    } catch (const InputError&) {
-      throw;  // built without HDF5
-    } catch (const std::exception& error) {
+  const std::string folder = detail::without_slash(folder_name);
+  const std::string aside = folder + "/" + detail::step_name(meta.step) + ".tmp";
+  try {
+    run_on_root(communicator, [&] {
+      fs::create_directories(folder);
+      detail::recover_folder(folder);
+      fs::create_directory(aside);
+    });
+    const detail::Manifest manifest =
+        detail::save_state(aside + "/state.h5", store, meta, communicator);
+    run_on_root(communicator, [&] { finish_step(folder, manifest, best, keep); });
+  } catch (const InputError&) {
+    throw;  // built without HDF5
+  } catch (const std::exception& error) {
+    // All ranks are here: each part above fails on all of them or on none.
+    const std::string message = std::string("cannot save checkpoint: ") + error.what();
+    run_on_root(communicator, [&] {
       std::error_code code;
-      fs::remove_all(folder + "/" + detail::step_name(meta.step) + ".tmp", code);
-      std::string message = std::string("cannot save checkpoint: ") + error.what();
-      const fs::space_info space = fs::space(folder, code);
-      const double needed = 3.0 * static_cast<double>(store.parameters() * sizeof(T));
-      if (!code && static_cast<double>(space.available) < 1.1 * needed)
-        message += "\n  the disk of " + folder + " has " + std::to_string(space.available >> 20) +
-                   " MiB left, a checkpoint takes about " +
-                   std::to_string((static_cast<std::uint64_t>(needed) >> 20) + 1) +
-                   " MiB: free that much, or lower checkpoint/keep; earlier checkpoints are whole";
-      throw Error(message);
-    }
-  });
+      fs::remove_all(aside, code);
+      throw Error(message +
+                  advice(folder, 3.0 * static_cast<double>(store.parameters() * sizeof(T))));
+    });
+  }
 }
 
 template void save_checkpoint(const std::string&, const ParameterStore<float>&,

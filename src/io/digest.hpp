@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace kokomoe::detail {
 
@@ -21,6 +22,8 @@ class StreamDigest {
   StreamDigest& operator=(const StreamDigest&) = delete;
   void add(const void* data, std::size_t bytes);
   std::uint64_t value() const;
+  /// Forgets all bytes.
+  void reset();
 
  private:
   struct State;
@@ -35,6 +38,18 @@ struct FileDigest {
 /// Size and digest of `bytes` bytes of a file from `offset` on (or up to its end). Throws Error.
 FileDigest digest_file(const std::string& path, std::uint64_t offset = 0,
                        std::uint64_t bytes = UINT64_MAX);
+
+/// Some of a file's bytes and, once found, their digest.
+struct FilePart {
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t digest = 0;
+};
+
+/// Size and digest of a whole file and, in the same pass, the digests of its parts. Each list in
+/// the order of offsets, without overlaps. Throws Error, also when a part lies past the end.
+FileDigest digest_file_parts(const std::string& path,
+                             const std::vector<std::vector<FilePart>*>& lists);
 
 /// 16 hexadecimal digits.
 std::string hex(std::uint64_t value);

@@ -16,6 +16,7 @@
 namespace kokomoe::detail {
 
 CheckpointHook checkpoint_hook = nullptr;
+CheckpointTuning checkpoint_tuning;
 
 namespace {
 

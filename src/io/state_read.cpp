@@ -5,8 +5,7 @@
 
 #ifdef KOKOMOE_HAVE_HDF5
 
-#include "io/digest.hpp"
-#include "io/hdf5_handles.hpp"
+#include "io/hdf5_calls.hpp"
 
 #include <algorithm>
 #include <filesystem>
@@ -108,17 +107,33 @@ struct StateReader::Impl {
     return result;
   }
 
-  TensorHeader read(const std::string& name, std::vector<std::byte>& bytes) const {
-    const H5Handle dataset = open(name);
-    TensorHeader result = header(dataset.get(), name);
-    bytes.resize(result.bytes);
-    const hid_t type = result.dtype == "float32"   ? H5T_NATIVE_FLOAT
-                       : result.dtype == "float64" ? H5T_NATIVE_DOUBLE
-                                                   : H5T_NATIVE_UINT64;
-    if (!bytes.empty() &&
-        H5Dread(dataset.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data()) < 0)
+  void read(hid_t dataset, const std::string& name, const TensorHeader& tensor,
+            const Piece& piece, std::vector<std::byte>& bytes) const {
+    bytes.resize(piece.elements * tensor.element_bytes());
+    if (bytes.empty()) return;
+    const hsize_t elements = piece.elements;
+    const H5Handle space(H5Dget_space(dataset), H5Sclose);
+    const H5Handle memory(H5Screate_simple(1, &elements, nullptr), H5Sclose);
+    if (select_piece(space.get(), piece) < 0 ||
+        H5Dread(dataset, memory_type(tensor.dtype), memory.get(), space.get(), H5P_DEFAULT,
+                bytes.data()) < 0)
       damaged(name, "cannot be read: " + h5_reason());
-    return result;
+  }
+
+  /// The digests of a tensor's blocks.
+  std::vector<std::uint64_t> digests(const std::string& name, const TensorHeader& tensor) const {
+    const std::string digest_name = "digests/" + name;
+    const H5Handle dataset = open(digest_name);
+    const TensorHeader found = header(dataset.get(), digest_name);
+    const std::size_t count = found.bytes / sizeof(std::uint64_t);
+    if (found.dtype != "uint64" || found.shape.size() != 1 ||
+        (count != digest_blocks(tensor.shape, true) && count != digest_blocks(tensor.shape, false)))
+      damaged(digest_name, "has not one digest for each block");
+    std::vector<std::uint64_t> values(count);
+    if (count > 0 && H5Dread(dataset.get(), H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT,
+                             values.data()) < 0)
+      damaged(digest_name, "cannot be read: " + h5_reason());
+    return values;
   }
 };
 
@@ -153,23 +168,41 @@ TensorHeader StateReader::header(const std::string& name) const {
   return impl_->header(dataset.get(), name);
 }
 
-void StateReader::read(const std::string& name, std::vector<std::byte>& bytes) const {
-  const TensorHeader tensor = impl_->read(name, bytes);
-  std::vector<std::byte> stored;
-  const TensorHeader digests = impl_->read("digests/" + name, stored);
-  const std::size_t count = stored.size() / sizeof(std::uint64_t);
-  if (digests.dtype != "uint64" || digests.shape.size() != 1 ||
-      (count != digest_blocks(tensor.shape, true) && count != digest_blocks(tensor.shape, false)))
-    impl_->damaged("digests/" + name, "has not one digest for each block");
-  const std::size_t block = count == 0 ? 0 : tensor.bytes / count;
-  for (std::size_t i = 0; i < count; ++i) {
-    std::uint64_t digest = 0;
-    std::copy_n(stored.data() + i * sizeof digest, sizeof digest,
-                reinterpret_cast<std::byte*>(&digest));
-    if (digest != xxh3(bytes.data() + i * block, block))
-      impl_->damaged(name, "block " + std::to_string(i) + " of " + std::to_string(count) +
-                               " does not have its digest");
+namespace {
+
+std::vector<Piece> pieces_of(const TensorHeader& tensor) {
+  return cut_rows(tensor.shape, 0, tensor.shape[0], tensor.element_bytes(),
+                  checkpoint_tuning.piece_bytes);
+}
+
+}  // namespace
+
+std::vector<Piece> StateReader::pieces(const std::string& name) const {
+  return pieces_of(header(name));
+}
+
+void StateReader::read(const std::string& name, const Piece& piece, Bytes& bytes) const {
+  const H5Handle dataset = impl_->open(name);
+  impl_->read(dataset.get(), name, impl_->header(dataset.get(), name), piece, bytes);
+}
+
+void StateReader::verify(const std::string& name,
+                         const std::function<void(const Bytes&)>& take) const {
+  const H5Handle dataset = impl_->open(name);
+  const TensorHeader tensor = impl_->header(dataset.get(), name);
+  const std::vector<std::uint64_t> stored = impl_->digests(name, tensor);
+  if (stored.empty()) return;
+  BlockDigests found(tensor.bytes / stored.size());
+  Bytes bytes;
+  for (const Piece& piece : pieces_of(tensor)) {
+    impl_->read(dataset.get(), name, tensor, piece, bytes);
+    found.add(bytes.data(), bytes.size());
+    if (take) take(bytes);
   }
+  for (std::size_t i = 0; i < stored.size(); ++i)
+    if (stored[i] != found.values()[i])
+      impl_->damaged(name, "block " + std::to_string(i) + " of " + std::to_string(stored.size()) +
+                               " does not have its digest");
 }
 
 }  // namespace kokomoe::detail
@@ -186,15 +219,32 @@ namespace {
 }
 }  // namespace
 
-struct StateWriter::Impl {};
-StateWriter::StateWriter(const std::string&, std::int64_t) {
+std::vector<DatasetRecord> create_state(const std::string&, const CheckpointMeta&,
+                                        const std::vector<TensorLayout>&) {
   no_hdf5();
 }
-StateWriter::~StateWriter() = default;
-void StateWriter::add(const TensorSource&) {
+bool can_write_together() {
+  return false;
+}
+
+struct StateData::Impl {};
+StateData::StateData(const std::string&) {
   no_hdf5();
 }
-std::vector<DatasetRecord> StateWriter::close() {
+StateData::StateData(const std::string&, const Communicator&) {
+  no_hdf5();
+}
+StateData::~StateData() = default;
+void StateData::open(const std::string&) {
+  no_hdf5();
+}
+void StateData::write(const Piece&, const void*) {
+  no_hdf5();
+}
+void StateData::write_together(const Piece*, const void*) {
+  no_hdf5();
+}
+void StateData::close() {
   no_hdf5();
 }
 
@@ -215,20 +265,16 @@ std::vector<std::string> StateReader::names() const {
 TensorHeader StateReader::header(const std::string&) const {
   no_hdf5();
 }
-void StateReader::read(const std::string&, std::vector<std::byte>&) const {
+std::vector<Piece> StateReader::pieces(const std::string&) const {
+  no_hdf5();
+}
+void StateReader::read(const std::string&, const Piece&, Bytes&) const {
+  no_hdf5();
+}
+void StateReader::verify(const std::string&, const std::function<void(const Bytes&)>&) const {
   no_hdf5();
 }
 
 }  // namespace kokomoe::detail
 
 #endif
-
-namespace kokomoe::detail {
-
-std::size_t digest_blocks(const std::vector<std::size_t>& shape, bool expert) {
-  for (const std::size_t extent : shape)
-    if (extent == 0) return 0;
-  return shape.size() == 1 && !expert ? 1 : shape[0];
-}
-
-}  // namespace kokomoe::detail

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/config.hpp"
-#include "support/communicator.hpp"
+#include "shared_folder.hpp"
 
 #ifdef KOKOMOE_HAVE_HDF5
 
@@ -9,7 +9,6 @@
 #include "kokomoe/data/batches.hpp"
 #include "kokomoe/io/checkpoint.hpp"
 #include "support/catch.hpp"
-#include "support/temporary_folder.hpp"
 
 #include <memory>
 
@@ -17,22 +16,6 @@ using namespace kokomoe;
 using namespace kokomoe::test;
 
 namespace {
-
-/// One folder for all ranks, the root's.
-class SharedFolder {
- public:
-  SharedFolder() {
-    const Communicator& ranks = communicator();
-    if (ranks.is_root()) folder_ = std::make_unique<TemporaryFolder>();
-    path_ = ranks.broadcast(folder_ ? folder_->path() : "");
-  }
-  ~SharedFolder() { communicator().barrier(); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::unique_ptr<TemporaryFolder> folder_;
-  std::string path_;
-};
 
 std::unique_ptr<ParameterStore<float>> make_store(std::uint64_t seed, std::size_t width) {
   auto store = std::make_unique<ParameterStore<float>>();

@@ -27,8 +27,13 @@ struct CheckpointMeta {
 /// Writes `folder`/step_N (`folder` is RUN/checkpoints, made when missing): everything into
 /// step_N.tmp, synced to disk, then one rename, then `latest` (and `best` when asked) by rename,
 /// then pruning to the `keep` newest, never below two, never the best. A crash at any moment leaves
-/// every earlier checkpoint whole. An existing step_N is replaced. Collective; the root writes.
-/// Throws Error on every rank when writing fails; the aside folder is removed then.
+/// every earlier checkpoint whole. An existing step_N is replaced.
+/// Collective over all ranks. The file holds whole tensors by global expert index, and equal states
+/// give the same bytes whatever the layout. Ranks 0 to P - 1 of P expert ranks write their experts
+/// together where HDF5 can and all of them see `folder`; else they send them to the root, piece by
+/// piece. The root writes what is replicated, and reads everything back: a block that is not as its
+/// rank wrote it fails the save. Throws Error on every rank when anything fails; the aside folder
+/// is removed then.
 template <class T>
 void save_checkpoint(const std::string& folder, const ParameterStore<T>& store,
                      const CheckpointMeta& meta, const Communicator& communicator, bool best,
@@ -37,8 +42,9 @@ void save_checkpoint(const std::string& folder, const ParameterStore<T>& store,
 /// Reads a step folder into an allocated store of the same names, types and shapes. The whole
 /// file's digest is verified before HDF5 opens it, and nothing is written to the store before
 /// every tensor is found right. `with_moments` false skips the optimizer's moments (evaluation).
-/// Collective. Throws InputError on every rank, naming file and dataset, and an older checkpoint
-/// that is whole when there is one.
+/// Collective over all ranks, for any layout, whatever the one that saved: only the root reads
+/// files, and sends each rank what it holds. Throws InputError on every rank, naming file and
+/// dataset, and an older checkpoint that is whole when there is one.
 template <class T>
 CheckpointMeta load_checkpoint(const std::string& step_folder, ParameterStore<T>& store,
                                const Communicator& communicator, bool with_moments = true);
@@ -79,10 +85,17 @@ std::vector<TensorDifference> compare_checkpoints(const std::string& step_a,
 
 namespace detail {
 
-/// Called before each write, sync and rename of a save, on the rank that writes. For tests of
+/// Called before each write, sync and rename of a save, on the rank that does it. For tests of
 /// crashes: what it throws passes through, and nothing is tidied for types outside std::exception.
 using CheckpointHook = void (*)(const char* operation, const std::string& path);
 extern CheckpointHook checkpoint_hook;
+
+/// How saves and loads move data. For tests: the file does not depend on it.
+struct CheckpointTuning {
+  std::size_t piece_bytes = std::size_t(64) << 20;  ///< memory that a rank takes at a time
+  bool gather = false;  ///< the root writes all, even where ranks could write together
+};
+extern CheckpointTuning checkpoint_tuning;
 
 }  // namespace detail
 }  // namespace kokomoe

@@ -37,6 +37,8 @@ struct ParameterSpec {
   bool decay = true;    ///< takes weight decay
   bool expert = false;  ///< sharded by first axis over the expert group
   bool state = false;   ///< kept and saved, but not trained (moving averages, biases, lambdas)
+  /// What each axis counts, for who reads the files: {"expert", "hidden", "channel"}. May be empty.
+  std::vector<std::string> axes{};
 };
 
 /// A tensor's place in its store. Cheap to copy; valid for the store that gave it.

@@ -1,0 +1,168 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "io/state_file.hpp"
+#include "kokomoe/config.hpp"
+
+#ifdef KOKOMOE_HAVE_HDF5
+
+#include "io/disk.hpp"
+#include "io/hdf5_calls.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace kokomoe::detail {
+
+namespace {
+
+/// A file under construction.
+class Creation {
+ public:
+  explicit Creation(const std::string& path) : path_(path) {
+    const H5Handle access(id(H5Pcreate(H5P_FILE_ACCESS), "file"), H5Pclose);
+    // Old enough for every reader from 1.10 on, new enough for groups that scale.
+    check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V110), path, "file");
+    file_ = H5Handle(id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), "file"),
+                     H5Fclose);
+    link_plist_ = H5Handle(id(H5Pcreate(H5P_LINK_CREATE), "file"), H5Pclose);
+    check(H5Pset_create_intermediate_group(link_plist_.get(), 1), path, "file");
+    dataset_plist_ = H5Handle(id(H5Pcreate(H5P_DATASET_CREATE), "file"), H5Pclose);
+    // Equal states give equal files.
+    check(H5Pset_obj_track_times(dataset_plist_.get(), false), path, "file");
+    check(H5Pset_layout(dataset_plist_.get(), H5D_CONTIGUOUS), path, "file");
+    check(H5Pset_alloc_time(dataset_plist_.get(), H5D_ALLOC_TIME_EARLY), path, "file");
+    check(H5Pset_fill_time(dataset_plist_.get(), H5D_FILL_TIME_NEVER), path, "file");
+  }
+
+  hid_t file() const { return file_.get(); }
+
+  H5Handle group(const char* name) {
+    return H5Handle(
+        id(H5Gcreate2(file_.get(), name, link_plist_.get(), H5P_DEFAULT, H5P_DEFAULT), name),
+        H5Gclose);
+  }
+
+  void attribute(hid_t object, const std::string& name, std::int64_t value) {
+    const H5Handle space(id(H5Screate(H5S_SCALAR), name), H5Sclose);
+    const H5Handle attribute(id(H5Acreate2(object, name.c_str(), H5T_STD_I64LE, space.get(),
+                                           H5P_DEFAULT, H5P_DEFAULT),
+                                name),
+                             H5Aclose);
+    check(H5Awrite(attribute.get(), H5T_NATIVE_INT64, &value), path_, name);
+  }
+
+  /// One text, or a list of them, of fixed length: h5dump and h5py show both as they are.
+  void attribute(hid_t object, const std::string& name, const std::vector<std::string>& texts,
+                 bool list) {
+    std::size_t width = 1;
+    for (const std::string& text : texts) width = std::max(width, text.size());
+    std::vector<char> bytes(width * texts.size(), '\0');
+    for (std::size_t i = 0; i < texts.size(); ++i)
+      std::memcpy(bytes.data() + width * i, texts[i].data(), texts[i].size());
+    const hsize_t count = texts.size();
+    const H5Handle type(id(H5Tcopy(H5T_C_S1), name), H5Tclose);
+    check(H5Tset_size(type.get(), width), path_, name);
+    check(H5Tset_strpad(type.get(), H5T_STR_NULLPAD), path_, name);
+    const H5Handle space(
+        id(list ? H5Screate_simple(1, &count, nullptr) : H5Screate(H5S_SCALAR), name), H5Sclose);
+    const H5Handle attribute(id(H5Acreate2(object, name.c_str(), type.get(), space.get(),
+                                           H5P_DEFAULT, H5P_DEFAULT),
+                                name),
+                             H5Aclose);
+    check(H5Awrite(attribute.get(), type.get(), bytes.data()), path_, name);
+  }
+
+  H5Handle dataset(const DatasetRecord& record) {
+    const std::vector<hsize_t> dims(record.shape.begin(), record.shape.end());
+    const H5Handle space(
+        id(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), record.name),
+        H5Sclose);
+    return H5Handle(id(H5Dcreate2(file_.get(), ("/" + record.name).c_str(),
+                                  file_type(record.dtype), space.get(), link_plist_.get(),
+                                  dataset_plist_.get(), H5P_DEFAULT),
+                       record.name),
+                    H5Dclose);
+  }
+
+  void close() {
+    check(H5Fflush(file_.get(), H5F_SCOPE_GLOBAL), path_, "file");
+    check(file_.reset(), path_, "file");
+  }
+
+ private:
+  hid_t id(hid_t value, const std::string& what) const { return checked(value, path_, what); }
+
+  std::string path_;
+  H5Silence silence_;
+  H5Handle file_, link_plist_, dataset_plist_;
+};
+
+DatasetRecord record_of(const std::string& name, const std::vector<std::size_t>& shape,
+                        const std::string& dtype) {
+  DatasetRecord record;
+  record.name = name;
+  record.shape = shape;
+  record.dtype = dtype;
+  record.bytes = dtype == "float32" ? 4 : 8;
+  for (const std::size_t extent : shape) record.bytes *= extent;
+  return record;
+}
+
+/// What each axis counts; "axis_2" where nobody said.
+std::vector<std::string> dimensions(const TensorLayout& tensor) {
+  std::vector<std::string> names = tensor.axes;
+  names.resize(tensor.shape.size());
+  for (std::size_t i = 0; i < names.size(); ++i)
+    if (names[i].empty())
+      names[i] = tensor.expert && i == 0 ? "expert" : "axis_" + std::to_string(i);
+  return names;
+}
+
+/// Parameters are pure numbers; moments are of the gradient, so of the loss for each of them.
+std::string units(const std::string& name) {
+  if (name.starts_with("optimizer/m/")) return "loss";
+  if (name.starts_with("optimizer/v/")) return "loss^2";
+  return "1";
+}
+
+}  // namespace
+
+std::vector<DatasetRecord> create_state(const std::string& path, const CheckpointMeta& meta,
+                                        const std::vector<TensorLayout>& tensors) {
+  announce("write", path);
+  std::vector<DatasetRecord> records;
+  Creation creation(path);
+  creation.attribute(creation.file(), "format_version", checkpoint_format);
+  creation.attribute(creation.file(), "step", meta.step);
+  for (const char* name :
+       {"/parameters", "/optimizer/m", "/optimizer/v", "/router_state", "/digests"})
+    creation.group(name);
+  {
+    const H5Handle counters = creation.group("/counters");
+    for (const auto& [name, value] : meta.counters)
+      creation.attribute(counters.get(), name, value);
+  }
+  const auto finish = [&](const H5Handle& dataset, DatasetRecord record) {
+    const haddr_t offset = record.bytes > 0 ? H5Dget_offset(dataset.get()) : 0;
+    if (offset == HADDR_UNDEF) fail_write(path, record.name);
+    record.offset = offset;
+    records.push_back(std::move(record));
+  };
+  for (const TensorLayout& tensor : tensors) {
+    DatasetRecord record = record_of(tensor.name, tensor.shape, tensor.dtype);
+    const H5Handle dataset = creation.dataset(record);
+    creation.attribute(dataset.get(), "dimensions", dimensions(tensor), true);
+    creation.attribute(dataset.get(), "units", {units(tensor.name)}, false);
+    finish(dataset, std::move(record));
+    record = record_of("digests/" + tensor.name, {digest_blocks(tensor.shape, tensor.expert)},
+                       "uint64");
+    const H5Handle digests = creation.dataset(record);
+    finish(digests, std::move(record));
+  }
+  creation.close();
+  return records;
+}
+
+}  // namespace kokomoe::detail
+
+#endif
