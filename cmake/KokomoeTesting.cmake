@@ -110,7 +110,7 @@ function(kokomoe_mpi_test)
     return()
   endif()
   kokomoe_mpiexec_flags(flags)
-  foreach(ranks 1 2 4)
+  foreach(ranks 1 2 3 4)
     add_test(NAME mpi_${ranks} COMMAND ${MPIEXEC_EXECUTABLE} ${flags} ${MPIEXEC_NUMPROC_FLAG}
       ${ranks} ${MPIEXEC_PREFLAGS} $<TARGET_FILE:test_mpi> ${MPIEXEC_POSTFLAGS})
     kokomoe_set_test(mpi_${ranks} LABELS mpi ENVIRONMENT OMP_NUM_THREADS=1 KOKKOS_NUM_THREADS=1

@@ -6,8 +6,12 @@
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/moe/router_registry.hpp"
 
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
 #include <memory>
 
 namespace kokomoe::app {
@@ -15,7 +19,7 @@ namespace kokomoe::app {
 namespace {
 
 struct InspectOptions {
-  std::string first, second, json;
+  std::string first, second, json, tensor, output;
 };
 
 std::string shape_text(const std::vector<std::size_t>& shape) {
@@ -50,15 +54,15 @@ int list(const InspectOptions& options) {
 
 /// 0 when all tensors are equal, 1 when not, as of programs that compare.
 int compare(const InspectOptions& options) {
-  const auto differences = compare_checkpoints(resolve_checkpoint(options.first),
-                                               resolve_checkpoint(options.second));
+  const auto differences =
+      compare_checkpoints(resolve_checkpoint(options.first), resolve_checkpoint(options.second));
   bool equal = true;
   nlohmann::json rows = nlohmann::json::array();
   for (const TensorDifference& row : differences) {
     equal = equal && row.equal;
     if (options.json != "-" && !row.equal)
-      std::printf("  %-52s largest difference %.3e %s\n", row.name.c_str(),
-                  row.max_abs_difference, row.note.c_str());
+      std::printf("  %-52s largest difference %.3e %s\n", row.name.c_str(), row.max_abs_difference,
+                  row.note.c_str());
     nlohmann::json entry = {{"name", row.name}, {"equal", row.equal}, {"note", row.note}};
     if (std::isfinite(row.max_abs_difference))
       entry["largest_difference"] = row.max_abs_difference;
@@ -72,13 +76,29 @@ int compare(const InspectOptions& options) {
   return equal ? done : failed;
 }
 
+/// One tensor as text, to a file or to standard output.
+int export_text(const InspectOptions& options) {
+  const std::string folder = resolve_checkpoint(options.first);
+  if (options.output.empty() || options.output == "-") {
+    export_tensor(folder, options.tensor, std::cout);
+    std::cout.flush();
+    if (!std::cout) throw Error("cannot write to standard output");
+    return done;
+  }
+  std::ofstream file(options.output, std::ios::trunc);
+  if (!file)
+    throw InputError(options.output + ": error: cannot be written: " + std::strerror(errno));
+  export_tensor(folder, options.tensor, file);
+  file.close();
+  if (!file) throw Error(options.output + ": cannot be written: " + std::strerror(errno));
+  return done;
+}
+
 nlohmann::json option_json(const RouterOption& option) {
   nlohmann::json value;
   std::visit([&](const auto& v) { value = v; }, option.default_value);
-  return {{"name", option.name},
-          {"default", value},
-          {"doc", option.doc},
-          {"choices", option.choices}};
+  return {
+      {"name", option.name}, {"default", value}, {"doc", option.doc}, {"choices", option.choices}};
 }
 
 }  // namespace
@@ -86,14 +106,21 @@ nlohmann::json option_json(const RouterOption& option) {
 void add_inspect(CLI::App& program, Action& action) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command = program.add_subcommand(
-      "inspect", "list and verify a checkpoint, or compare two (exit 1 when they differ)");
-  command->add_option("step", options->first, "run folder (its latest) or step folder")
-      ->required();
-  command->add_option("other", options->second, "to compare with");
-  command->add_option("--json", options->json, "write to a file, or - for standard output");
+      "inspect",
+      "list and verify a checkpoint, compare two (exit 1 when they differ), or export a tensor");
+  command->add_option("step", options->first, "run folder (its latest) or step folder")->required();
+  CLI::Option* const other = command->add_option("other", options->second, "to compare with");
+  CLI::Option* const json =
+      command->add_option("--json", options->json, "write to a file, or - for standard output");
+  CLI::Option* const tensor = command->add_option(
+      "--export", options->tensor, "write this tensor as text, with all digits, a row a line");
+  tensor->excludes(other)->excludes(json);
+  command->add_option("--output", options->output, "where --export writes; else standard output")
+      ->needs(tensor);
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
       if (!communicator.is_root()) return done;
+      if (!options->tensor.empty()) return export_text(*options);
       return options->second.empty() ? list(*options) : compare(*options);
     };
   });

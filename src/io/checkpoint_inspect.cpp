@@ -3,14 +3,18 @@
 #include "io/checkpoint_folders.hpp"
 #include "io/digest.hpp"
 #include "io/state_file.hpp"
+#include "kokomoe/core/error.hpp"
 #include "kokomoe/io/checkpoint.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <map>
+#include <ostream>
+#include <set>
 
 namespace kokomoe {
 
@@ -77,6 +81,18 @@ TensorDifference compare(const std::string& name, const detail::StateReader& a,
   return result;
 }
 
+/// `name` as it is in the file, where "parameters/" may be left out.
+std::string find_tensor(const detail::StateReader& reader, const std::string& name) {
+  const std::vector<std::string> found = reader.names();
+  const std::set<std::string> names(found.begin(), found.end());
+  for (const std::string& candidate : {name, "parameters/" + name})
+    if (names.count(candidate) > 0) return candidate;
+  std::string near = nearest_name(name, names);
+  if (near.empty()) near = nearest_name("parameters/" + name, names);
+  throw InputError(reader.path() + ": error: has no tensor \"" + name + "\"" +
+                   (near.empty() ? "" : "; did you mean " + near + "?"));
+}
+
 }  // namespace
 
 std::vector<TensorInfo> inspect_checkpoint(const std::string& step_folder) {
@@ -121,6 +137,28 @@ std::vector<TensorDifference> compare_checkpoints(const std::string& step_a,
     });
   });
   return result;
+}
+
+void export_tensor(const std::string& step_folder, const std::string& name, std::ostream& out) {
+  with_reader(step_folder, [&](const detail::StateReader& reader) {
+    const std::string tensor = find_tensor(reader, name);
+    const detail::TensorHeader header = reader.header(tensor);
+    out << "# " << tensor << " shape=";
+    for (std::size_t i = 0; i < header.shape.size(); ++i)
+      out << (i > 0 ? "," : "") << header.shape[i];
+    out << " dtype=" << header.dtype << "\n";
+    const int digits = header.dtype == "float32" ? 9 : 17;
+    std::size_t column = 0;
+    reader.verify(tensor, [&](const Bytes& bytes) {
+      char text[40];
+      for (std::size_t i = 0; i < elements(bytes, header); ++i) {
+        std::snprintf(text, sizeof text, "%.*g", digits, element(bytes, header.dtype, i));
+        const bool ends = ++column == header.shape.back();
+        if (ends) column = 0;
+        out << text << (ends ? '\n' : ' ');
+      }
+    });
+  });
 }
 
 }  // namespace kokomoe

@@ -110,9 +110,8 @@ class PartWalk {
 FileDigest digest_file(const std::string& path, std::uint64_t offset, std::uint64_t bytes) {
   StreamDigest digest;
   FileDigest result;
-  result.bytes = read_through(path, offset, bytes, [&](const char* data, std::size_t count) {
-    digest.add(data, count);
-  });
+  result.bytes = read_through(
+      path, offset, bytes, [&](const char* data, std::size_t count) { digest.add(data, count); });
   result.digest = digest.value();
   return result;
 }

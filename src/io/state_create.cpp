@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <string>
 
 namespace kokomoe::detail {
 
@@ -22,12 +24,14 @@ class Creation {
     const H5Handle access(id(H5Pcreate(H5P_FILE_ACCESS), "file"), H5Pclose);
     // Old enough for every reader from 1.10 on, new enough for groups that scale.
     check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V110), path, "file");
-    file_ = H5Handle(id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), "file"),
-                     H5Fclose);
-    link_plist_ = H5Handle(id(H5Pcreate(H5P_LINK_CREATE), "file"), H5Pclose);
-    check(H5Pset_create_intermediate_group(link_plist_.get(), 1), path, "file");
+    // Equal states give equal files, whenever they are written: no times.
+    const H5Handle creation(id(H5Pcreate(H5P_FILE_CREATE), "file"), H5Pclose);
+    check(H5Pset_obj_track_times(creation.get(), false), path, "file");
+    file_ = H5Handle(
+        id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "file"), H5Fclose);
+    group_plist_ = H5Handle(id(H5Pcreate(H5P_GROUP_CREATE), "file"), H5Pclose);
+    check(H5Pset_obj_track_times(group_plist_.get(), false), path, "file");
     dataset_plist_ = H5Handle(id(H5Pcreate(H5P_DATASET_CREATE), "file"), H5Pclose);
-    // Equal states give equal files.
     check(H5Pset_obj_track_times(dataset_plist_.get(), false), path, "file");
     check(H5Pset_layout(dataset_plist_.get(), H5D_CONTIGUOUS), path, "file");
     check(H5Pset_alloc_time(dataset_plist_.get(), H5D_ALLOC_TIME_EARLY), path, "file");
@@ -36,50 +40,53 @@ class Creation {
 
   hid_t file() const { return file_.get(); }
 
-  H5Handle group(const char* name) {
+  /// A new group, and those above it that are missing.
+  H5Handle group(const std::string& name) {
+    groups_above(name);
+    groups_.insert(name);
     return H5Handle(
-        id(H5Gcreate2(file_.get(), name, link_plist_.get(), H5P_DEFAULT, H5P_DEFAULT), name),
+        id(H5Gcreate2(file_.get(), name.c_str(), H5P_DEFAULT, group_plist_.get(), H5P_DEFAULT),
+           name),
         H5Gclose);
   }
 
   void attribute(hid_t object, const std::string& name, std::int64_t value) {
     const H5Handle space(id(H5Screate(H5S_SCALAR), name), H5Sclose);
-    const H5Handle attribute(id(H5Acreate2(object, name.c_str(), H5T_STD_I64LE, space.get(),
-                                           H5P_DEFAULT, H5P_DEFAULT),
-                                name),
-                             H5Aclose);
+    const H5Handle attribute(
+        id(H5Acreate2(object, name.c_str(), H5T_STD_I64LE, space.get(), H5P_DEFAULT, H5P_DEFAULT),
+           name),
+        H5Aclose);
     check(H5Awrite(attribute.get(), H5T_NATIVE_INT64, &value), path_, name);
   }
 
   /// One text, or a list of them, of fixed length: h5dump and h5py show both as they are.
   void attribute(hid_t object, const std::string& name, const std::vector<std::string>& texts,
                  bool list) {
-    std::size_t width = 1;
-    for (const std::string& text : texts) width = std::max(width, text.size());
+    std::size_t width = 2;  // each ends with a zero
+    for (const std::string& text : texts) width = std::max(width, text.size() + 1);
     std::vector<char> bytes(width * texts.size(), '\0');
     for (std::size_t i = 0; i < texts.size(); ++i)
       std::memcpy(bytes.data() + width * i, texts[i].data(), texts[i].size());
     const hsize_t count = texts.size();
     const H5Handle type(id(H5Tcopy(H5T_C_S1), name), H5Tclose);
     check(H5Tset_size(type.get(), width), path_, name);
-    check(H5Tset_strpad(type.get(), H5T_STR_NULLPAD), path_, name);
     const H5Handle space(
         id(list ? H5Screate_simple(1, &count, nullptr) : H5Screate(H5S_SCALAR), name), H5Sclose);
-    const H5Handle attribute(id(H5Acreate2(object, name.c_str(), type.get(), space.get(),
-                                           H5P_DEFAULT, H5P_DEFAULT),
-                                name),
-                             H5Aclose);
+    const H5Handle attribute(
+        id(H5Acreate2(object, name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT),
+           name),
+        H5Aclose);
     check(H5Awrite(attribute.get(), type.get(), bytes.data()), path_, name);
   }
 
   H5Handle dataset(const DatasetRecord& record) {
+    groups_above(record.name);
     const std::vector<hsize_t> dims(record.shape.begin(), record.shape.end());
     const H5Handle space(
         id(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), record.name),
         H5Sclose);
-    return H5Handle(id(H5Dcreate2(file_.get(), ("/" + record.name).c_str(),
-                                  file_type(record.dtype), space.get(), link_plist_.get(),
-                                  dataset_plist_.get(), H5P_DEFAULT),
+    return H5Handle(id(H5Dcreate2(file_.get(), record.name.c_str(), file_type(record.dtype),
+                                  space.get(), H5P_DEFAULT, dataset_plist_.get(), H5P_DEFAULT),
                        record.name),
                     H5Dclose);
   }
@@ -92,9 +99,17 @@ class Creation {
  private:
   hid_t id(hid_t value, const std::string& what) const { return checked(value, path_, what); }
 
+  void groups_above(const std::string& name) {
+    const std::size_t slash = name.rfind('/');
+    if (slash == std::string::npos) return;
+    const std::string above = name.substr(0, slash);
+    if (groups_.count(above) == 0) group(above);
+  }
+
   std::string path_;
   H5Silence silence_;
-  H5Handle file_, link_plist_, dataset_plist_;
+  H5Handle file_, group_plist_, dataset_plist_;
+  std::set<std::string> groups_;
 };
 
 DatasetRecord record_of(const std::string& name, const std::vector<std::size_t>& shape,
@@ -134,13 +149,11 @@ std::vector<DatasetRecord> create_state(const std::string& path, const Checkpoin
   Creation creation(path);
   creation.attribute(creation.file(), "format_version", checkpoint_format);
   creation.attribute(creation.file(), "step", meta.step);
-  for (const char* name :
-       {"/parameters", "/optimizer/m", "/optimizer/v", "/router_state", "/digests"})
+  for (const char* name : {"parameters", "optimizer/m", "optimizer/v", "router_state", "digests"})
     creation.group(name);
   {
-    const H5Handle counters = creation.group("/counters");
-    for (const auto& [name, value] : meta.counters)
-      creation.attribute(counters.get(), name, value);
+    const H5Handle counters = creation.group("counters");
+    for (const auto& [name, value] : meta.counters) creation.attribute(counters.get(), name, value);
   }
   const auto finish = [&](const H5Handle& dataset, DatasetRecord record) {
     const haddr_t offset = record.bytes > 0 ? H5Dget_offset(dataset.get()) : 0;
@@ -154,9 +167,11 @@ std::vector<DatasetRecord> create_state(const std::string& path, const Checkpoin
     creation.attribute(dataset.get(), "dimensions", dimensions(tensor), true);
     creation.attribute(dataset.get(), "units", {units(tensor.name)}, false);
     finish(dataset, std::move(record));
-    record = record_of("digests/" + tensor.name, {digest_blocks(tensor.shape, tensor.expert)},
-                       "uint64");
+    record =
+        record_of("digests/" + tensor.name, {digest_blocks(tensor.shape, tensor.expert)}, "uint64");
     const H5Handle digests = creation.dataset(record);
+    creation.attribute(digests.get(), "dimensions", {"block"}, true);
+    creation.attribute(digests.get(), "units", {"XXH3-64"}, false);
     finish(digests, std::move(record));
   }
   creation.close();

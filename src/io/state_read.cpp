@@ -107,8 +107,8 @@ struct StateReader::Impl {
     return result;
   }
 
-  void read(hid_t dataset, const std::string& name, const TensorHeader& tensor,
-            const Piece& piece, std::vector<std::byte>& bytes) const {
+  void read(hid_t dataset, const std::string& name, const TensorHeader& tensor, const Piece& piece,
+            std::vector<std::byte>& bytes) const {
     bytes.resize(piece.elements * tensor.element_bytes());
     if (bytes.empty()) return;
     const hsize_t elements = piece.elements;
@@ -130,8 +130,8 @@ struct StateReader::Impl {
         (count != digest_blocks(tensor.shape, true) && count != digest_blocks(tensor.shape, false)))
       damaged(digest_name, "has not one digest for each block");
     std::vector<std::uint64_t> values(count);
-    if (count > 0 && H5Dread(dataset.get(), H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                             values.data()) < 0)
+    if (count > 0 &&
+        H5Dread(dataset.get(), H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)
       damaged(digest_name, "cannot be read: " + h5_reason());
     return values;
   }

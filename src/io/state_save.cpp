@@ -215,7 +215,8 @@ void read_back(const std::string& path, const std::vector<Slot<T>>& slots,
     if (i % 2 == 1) continue;  // digests, which follow their tensor
     const std::size_t count = digests[i / 2].size();
     for (std::size_t b = 0; b < count; ++b)
-      blocks.push_back({{record.offset + b * (record.bytes / count), record.bytes / count, 0}, i, b});
+      blocks.push_back(
+          {{record.offset + b * (record.bytes / count), record.bytes / count, 0}, i, b});
   }
   const auto parts_of = [](std::vector<Place>& places) {
     std::sort(places.begin(), places.end(),

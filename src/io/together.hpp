@@ -9,8 +9,9 @@
 
 namespace kokomoe::detail {
 
-/// Errors of work that ranks do side by side. A rank whose part fails goes on taking part in what is
-/// collective, until all learn of it at the next `agree`: so nobody waits for a rank that has gone.
+/// Errors of work that ranks do side by side. A rank whose part fails goes on taking part in what
+/// is collective, until all learn of it at the next `agree`: so nobody waits for a rank that has
+/// gone.
 class Together {
  public:
   explicit Together(const Communicator& ranks) : ranks_(ranks) {}

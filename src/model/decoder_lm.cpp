@@ -38,7 +38,7 @@ DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
   if (config.positions == Positions::rotary)
     rotary_ = std::make_unique<Rotary<T>>(ExecutionSpace(), config.max_length, d / config.heads);
   else
-    positions_.emplace(config.max_length, d, embedding_deviation, store, "positions");
+    positions_.emplace(config.max_length, d, embedding_deviation, store, "positions", "position");
 
   // Each residual branch starts small, so that the sum of all keeps its size (GPT-2's rule).
   const double residual_scale = 1 / std::sqrt(2.0 * config.layers);
@@ -62,7 +62,8 @@ DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
                        Initializer::normal(embedding_deviation),
                        true,
                        false,
-                       false});
+                       false,
+                       {"vocabulary", "channel"}});
 }
 
 template <class T>

@@ -5,6 +5,7 @@
 #include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/core/rows_of.hpp"
 #include "kokomoe/moe/grouped_gemm.hpp"
 
 #include <cmath>
@@ -174,8 +175,8 @@ void bias_gradient(const ExecutionSpace& space, Arena& scratch, const Matrix<con
                    const Vector<const T>& weight, std::span<const int> offsets, T beta,
                    const Matrix<T>& gradient) {
   for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
-    const auto begin = static_cast<std::size_t>(offsets[e]);
-    const std::size_t count = static_cast<std::size_t>(offsets[e + 1]) - begin;
+    const auto begin = static_cast<std::size_t>(offsets[e] - offsets[0]);
+    const auto count = static_cast<std::size_t>(offsets[e + 1] - offsets[e]);
     const std::size_t width = rows.extent(1);
     column_sum<T>(space, scratch,
                   Matrix<const T>(rows.data() + begin * width, count, width), Matrix<const T>(),
@@ -214,36 +215,67 @@ Experts<T>::Experts(const ExpertsConfig& config, ParameterStore<T>& store, const
   }
 }
 
+namespace {
+
+/// Parameters of experts [first, end) of the stacked ones.
 template <class T>
-void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
-                         const Matrix<const T>& rows, std::span<const int> offsets,
-                         const Vector<const int>& expert_of_row, const Matrix<T>& out,
-                         Saved& saved) const {
-  const Region region(KOKOMOE_LABEL("moe::experts"));
-  const std::size_t n = rows.extent(0);
-  const auto d = static_cast<std::size_t>(config_.d_model);
-  require_shape("Experts::forward", "rows", rows, n, d);
-  require_shape("Experts::forward", "out", out, n, d);
-  ArenaScope scope(scratch);
+Matrix<T> experts_of(const Matrix<T>& stacked, std::size_t experts, int first, int end) {
+  if (stacked.data() == nullptr) return stacked;
+  const std::size_t each = stacked.extent(0) / experts;
+  return rows_of(stacked, each * static_cast<std::size_t>(first),
+                 each * static_cast<std::size_t>(end));
+}
+
+}  // namespace
+
+template <class T>
+void Experts<T>::begin(Arena& saved_arena, const Matrix<const T>& rows, Saved& saved) const {
+  require_shape("Experts::forward", "rows", rows, rows.extent(0),
+                static_cast<std::size_t>(config_.d_model));
   saved.rows = rows;
   saved.hidden = saved_arena.matrix<T>(
-      n, static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
-  const Matrix<T> active = scratch.matrix<T>(n, static_cast<std::size_t>(config_.d_hidden));
-  grouped_gemm<T>(space, Transpose::yes, rows, store_->value(w1_), T(0), saved.hidden, offsets);
-  RowBias<T> bias{b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(),
-                  expert_of_row};
+      rows.extent(0),
+      static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
+}
+
+template <class T>
+void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part part,
+                              std::span<const int> offsets,
+                              const Vector<const int>& expert_of_row, const Matrix<T>& out,
+                              const Saved& saved) const {
+  const Region region(KOKOMOE_LABEL("moe::experts"));
+  require_shape("Experts::forward", "out", out, saved.rows.extent(0), saved.rows.extent(1));
+  if (part.first == part.end) return;
+  const std::size_t local = offsets.size() - 1;
+  const auto begin = static_cast<std::size_t>(offsets[static_cast<std::size_t>(part.first)]);
+  const auto end = static_cast<std::size_t>(offsets[static_cast<std::size_t>(part.end)]);
+  const std::size_t n = end - begin;
+  const auto groups = offsets.subspan(static_cast<std::size_t>(part.first),
+                                      static_cast<std::size_t>(part.end - part.first) + 1);
+  ArenaScope scope(scratch);
+  const auto h = static_cast<std::size_t>(config_.d_hidden);
+  const Matrix<T> active = scratch.matrix<T>(n, h);
+  const auto parameter = [&](ParameterHandle handle) {
+    return experts_of(Matrix<const T>(store_->value(handle)), local, part.first, part.end);
+  };
+  const Matrix<T> hidden = rows_of(saved.hidden, begin, end);
+  const Matrix<T> out_rows = rows_of(out, begin, end);
+  grouped_gemm<T>(space, Transpose::yes, rows_of(saved.rows, begin, end), parameter(w1_), T(0),
+                  hidden, groups);
+  const Vector<const int> expert = rows_of(expert_of_row, begin, end);
+  // Biases are looked up by local expert, of which a part holds some: all of them, then.
   if (b1_.valid())
-    activate<true, T>(space, config_.activation, saved.hidden, bias, active);
+    activate<true, T>(space, config_.activation, hidden, {store_->value(b1_), expert}, active);
   else
-    activate<false, T>(space, config_.activation, saved.hidden, bias, active);
-  grouped_gemm<T>(space, Transpose::yes, active, store_->value(w2_), T(0), out, offsets);
+    activate<false, T>(space, config_.activation, hidden, {Matrix<const T>(), expert}, active);
+  grouped_gemm<T>(space, Transpose::yes, active, parameter(w2_), T(0), out_rows, groups);
   if (b2_.valid()) {
-    const RowBias<T> b2{store_->value(b2_), expert_of_row};
+    const RowBias<T> b2{store_->value(b2_), expert};
     const int columns = config_.d_model;
     for_each_row(
         KOKOMOE_LABEL("moe::experts::bias"), space, static_cast<int>(n),
         KOKKOS_LAMBDA(const Row& row) {
-          T* const y = &out(row.index(), 0);
+          T* const y = &out_rows(row.index(), 0);
           const T* const b = b2.at(row.index());
           row.each(columns, [&](const int j) { y[j] += b[j]; });
         });
@@ -251,57 +283,107 @@ void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena&
 }
 
 template <class T>
-void Experts<T>::backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
-                          std::span<const int> offsets, const Vector<const int>& expert_of_row,
-                          const Matrix<const T>& d_out, const Vector<const T>& row_weight,
-                          const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
+void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
+                         const Matrix<const T>& rows, std::span<const int> offsets,
+                         const Vector<const int>& expert_of_row, const Matrix<T>& out,
+                         Saved& saved) const {
+  begin(saved_arena, rows, saved);
+  forward_part(space, scratch, {0, static_cast<int>(offsets.size()) - 1}, offsets, expert_of_row,
+               out, saved);
+}
+
+template <class T>
+typename Experts<T>::Betas Experts<T>::begin_backward() const {
+  Betas betas;
+  betas.w1 = store_->gradient_beta(w1_);
+  betas.w2 = store_->gradient_beta(w2_);
+  if (b1_.valid()) betas.b1 = store_->gradient_beta(b1_);
+  if (b2_.valid()) betas.b2 = store_->gradient_beta(b2_);
+  return betas;
+}
+
+template <class T>
+void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part part,
+                               const Betas& betas, const Saved& saved,
+                               std::span<const int> offsets,
+                               const Vector<const int>& expert_of_row,
+                               const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                               const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
   const Region region(KOKOMOE_LABEL("moe::experts_backward"));
-  const std::size_t n = saved.rows.extent(0);
-  const auto h = static_cast<std::size_t>(config_.d_hidden);
-  require_shape("Experts::backward", "d_out", d_out, n, saved.rows.extent(1));
-  require_shape("Experts::backward", "d_rows", d_rows, n, saved.rows.extent(1));
+  require_shape("Experts::backward", "d_out", d_out, saved.rows.extent(0), saved.rows.extent(1));
+  require_shape("Experts::backward", "d_rows", d_rows, saved.rows.extent(0),
+                saved.rows.extent(1));
+  if (part.first == part.end) return;
+  const std::size_t local = offsets.size() - 1;
+  const auto begin = static_cast<std::size_t>(offsets[static_cast<std::size_t>(part.first)]);
+  const auto end = static_cast<std::size_t>(offsets[static_cast<std::size_t>(part.end)]);
+  const std::size_t n = end - begin;
+  const auto groups = offsets.subspan(static_cast<std::size_t>(part.first),
+                                      static_cast<std::size_t>(part.end - part.first) + 1);
   ArenaScope scope(scratch);
-  const Matrix<T> d_active = scratch.matrix<T>(n, h);
-  const Matrix<T> active = scratch.matrix<T>(n, h);
+  const auto scratch_rows = [&](std::size_t width) { return scratch.matrix<T>(n, width); };
+  const auto parameter = [&](ParameterHandle handle) {
+    return experts_of(Matrix<const T>(store_->value(handle)), local, part.first, part.end);
+  };
+  const auto gradient = [&](ParameterHandle handle) {
+    return experts_of(store_->gradient(handle), local, part.first, part.end);
+  };
+  const auto h = static_cast<std::size_t>(config_.d_hidden);
+  const Matrix<T> d_active = scratch_rows(h);
+  const Matrix<T> active = scratch_rows(h);
   // One-argument activations turn d_active into d_hidden in place; swiglu needs twice the width.
   const Matrix<T> d_hidden = config_.activation == Activation::swiglu
-                                 ? scratch.matrix<T>(n, saved.hidden.extent(1))
+                                 ? scratch_rows(saved.hidden.extent(1))
                                  : d_active;
-  grouped_gemm<T>(space, Transpose::no, d_out, store_->value(w2_), T(0), d_active, offsets);
-  BackwardRows<T> views{saved.hidden,
-                        {b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(),
-                         expert_of_row},
-                        row_weight,
-                        d_active,
-                        active,
-                        d_hidden,
-                        d_row_weight};
+  const Matrix<const T> d_out_rows = rows_of(d_out, begin, end);
+  grouped_gemm<T>(space, Transpose::no, d_out_rows, parameter(w2_), T(0), d_active,
+                  groups);
+  const Vector<const int> expert = rows_of(expert_of_row, begin, end);
+  const Vector<T> dot = rows_of(d_row_weight, begin, end);
+  const BackwardRows<T> views{rows_of(Matrix<const T>(saved.hidden), begin, end),
+                              {b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(),
+                               expert},
+                              rows_of(row_weight, begin, end),
+                              d_active,
+                              active,
+                              d_hidden,
+                              dot};
   if (b1_.valid())
     backward_rows<true, T>(space, config_.activation, views);
   else
     backward_rows<false, T>(space, config_.activation, views);
-  grouped_gemm_transposed<T>(space, d_out, active, store_->gradient_beta(w2_),
-                             store_->gradient(w2_), offsets);
-  grouped_gemm_transposed<T>(space, d_hidden, saved.rows, store_->gradient_beta(w1_),
-                             store_->gradient(w1_), offsets);
-  grouped_gemm<T>(space, Transpose::no, d_hidden, store_->value(w1_), T(0), d_rows, offsets);
+  grouped_gemm_transposed<T>(space, d_out_rows, active, betas.w2, gradient(w2_),
+                             groups);
+  grouped_gemm_transposed<T>(space, d_hidden, rows_of(saved.rows, begin, end), betas.w1,
+                             gradient(w1_), groups);
+  grouped_gemm<T>(space, Transpose::no, d_hidden, parameter(w1_), T(0),
+                  rows_of(d_rows, begin, end), groups);
   if (!b1_.valid()) return;
-  bias_gradient<T>(space, scratch, d_hidden, Vector<const T>(), offsets,
-                   store_->gradient_beta(b1_), store_->gradient(b1_));
-  bias_gradient<T>(space, scratch, d_out, row_weight, offsets, store_->gradient_beta(b2_),
-                   store_->gradient(b2_));
-  if (d_row_weight.extent(0) == 0) return;
+  bias_gradient<T>(space, scratch, d_hidden, Vector<const T>(), groups, betas.b1,
+                   gradient(b1_));
+  bias_gradient<T>(space, scratch, d_out_rows, rows_of(row_weight, begin, end), groups, betas.b2,
+                   gradient(b2_));
+  if (dot.extent(0) == 0) return;
   // <d_out, b2> completes <d_out, E(x)>: the hidden layer's share is there already.
-  const RowBias<T> b2{store_->value(b2_), expert_of_row};
+  const RowBias<T> b2{store_->value(b2_), expert};
   const int columns = config_.d_model;
   for_each_row(
       KOKOMOE_LABEL("moe::experts::bias_dot"), space, static_cast<int>(n),
       KOKKOS_LAMBDA(const Row& row) {
-        const T* const g = &d_out(row.index(), 0);
+        const T* const g = &d_out_rows(row.index(), 0);
         const T* const b = b2.at(row.index());
-        const T dot = row.template sum<T>(columns, [&](const int j) { return g[j] * b[j]; });
-        row.once([&]() { d_row_weight(row.index()) += dot; });
+        const T sum = row.template sum<T>(columns, [&](const int j) { return g[j] * b[j]; });
+        row.once([&]() { dot(row.index()) += sum; });
       });
+}
+
+template <class T>
+void Experts<T>::backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
+                          std::span<const int> offsets, const Vector<const int>& expert_of_row,
+                          const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                          const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
+  backward_part(space, scratch, {0, static_cast<int>(offsets.size()) - 1}, begin_backward(), saved,
+                offsets, expert_of_row, d_out, row_weight, d_rows, d_row_weight);
 }
 
 template class Experts<float>;

@@ -3,16 +3,11 @@
 #include "kokomoe/moe/grouped_gemm.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/rows_of.hpp"
 
 namespace kokomoe {
 
 namespace {
-
-/// Rows [begin, end) of a row-major matrix, as one.
-template <class T>
-Matrix<T> rows_of(const Matrix<T>& matrix, std::size_t begin, std::size_t end) {
-  return Matrix<T>(matrix.data() + begin * matrix.extent(1), end - begin, matrix.extent(1));
-}
 
 std::size_t groups_of(const char* where, std::span<const int> offsets, std::size_t rows,
                       std::size_t stacked_rows) {
@@ -21,9 +16,10 @@ std::size_t groups_of(const char* where, std::span<const int> offsets, std::size
   if (stacked_rows % groups != 0)
     fail(where, std::to_string(stacked_rows) + " stacked rows do not divide into " +
                     std::to_string(groups) + " groups");
-  if (offsets.front() < 0 || static_cast<std::size_t>(offsets.back()) > rows)
-    fail(where, "offsets end at row " + std::to_string(offsets.back()) + " of " +
-                    std::to_string(rows));
+  if (offsets.back() < offsets.front() ||
+      static_cast<std::size_t>(offsets.back() - offsets.front()) > rows)
+    fail(where, "offsets from row " + std::to_string(offsets.front()) + " end at row " +
+                    std::to_string(offsets.back()) + " of " + std::to_string(rows));
   return groups;
 }
 
@@ -37,8 +33,8 @@ void grouped_gemm(const ExecutionSpace& space, Transpose transpose_b, const Matr
   require_shape("grouped_gemm", "c", c, a.extent(0), c.extent(1));
   const std::size_t block = b.extent(0) / groups;
   for (std::size_t g = 0; g < groups; ++g) {
-    const auto begin = static_cast<std::size_t>(offsets[g]);
-    const auto end = static_cast<std::size_t>(offsets[g + 1]);
+    const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
+    const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
     if (begin == end) continue;
     gemm<T>(space, Transpose::no, transpose_b, T(1), rows_of(a, begin, end),
             rows_of(b, g * block, (g + 1) * block), beta, rows_of(c, begin, end));
@@ -53,8 +49,8 @@ void grouped_gemm_transposed(const ExecutionSpace& space, const Matrix<const T>&
   require_shape("grouped_gemm_transposed", "b", b, a.extent(0), b.extent(1));
   const std::size_t block = c.extent(0) / groups;
   for (std::size_t g = 0; g < groups; ++g) {
-    const auto begin = static_cast<std::size_t>(offsets[g]);
-    const auto end = static_cast<std::size_t>(offsets[g + 1]);
+    const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
+    const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
     gemm<T>(space, Transpose::yes, Transpose::no, T(1), rows_of(a, begin, end),
             rows_of(b, begin, end), beta, rows_of(c, g * block, (g + 1) * block));
   }

@@ -9,6 +9,7 @@
 #include "kokomoe/moe/combine.hpp"
 
 #include <chrono>
+#include <functional>
 
 namespace kokomoe {
 
@@ -102,11 +103,7 @@ MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& sto
                              router_place(config, layer, name + ".router"),
                              config.options, store)),
       experts_(experts_config(config), store, name + ".experts"),
-      owned_(store.experts(config.experts)),
       limited_(config.capacity_factor > 0 && !router_info(config.router).own_capacity) {
-  if (!owned_.all())
-    throw InputError("experts sharded over ranks need an exchange, which this version has not: use "
-                     "one expert rank");
   if (config.shared_experts > 0)
     shared_.emplace(ExpertsConfig{1, config.d_model, config.d_hidden * config.shared_experts,
                                   config.activation, config.bias, false, config.output_scale},
@@ -160,7 +157,10 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
                       config_.experts, routing.slots_per_token, routing.token,
                       routing.running(ctx.space, *ctx.saved), saved.plan);
   const auto rows = static_cast<std::size_t>(saved.plan.rows());
-  const Matrix<T> gathered = ctx.saved->template matrix<T>(rows, d);
+  ArenaScope scope(*ctx.scratch);
+  // Rows that leave this rank are saved where they arrive.
+  Arena& arena = experts_.is_sharded(ctx) ? *ctx.scratch : *ctx.saved;
+  const Matrix<T> gathered = arena.template matrix<T>(rows, d);
   gather_rows<T>(ctx.space, saved.plan, x, gathered);
   watch.add_to(saved.seconds_dispatch);
 
@@ -190,10 +190,17 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   router_->add_auxiliary_loss(ctx, routing, router_loss);
   watch.add_to(saved.seconds_router);
 
-  ArenaScope scope(*ctx.scratch);
   const Matrix<T> out = ctx.scratch->template matrix<T>(rows, d);
-  experts_.forward(ctx.space, *ctx.saved, *ctx.scratch, gathered, saved.plan.offsets_on_host(),
-                   saved.plan.expert_of_row, out, saved.experts);
+  const Matrix<T> shared = ctx.scratch->template matrix<T>(shared_ ? tokens : 0, d);
+  const auto run_shared = [&] {
+    saved.shared_rows = {0, static_cast<int>(tokens)};
+    shared_->forward(ctx.space, *ctx.saved, *ctx.scratch, x, saved.shared_rows,
+                     Vector<const int>(), shared, saved.shared_experts);
+  };
+  // By reference: a copy of the closure would ask for memory.
+  std::function<void()> beside;
+  if (shared_) beside = std::ref(run_shared);
+  experts_.forward(ctx, saved.plan, gathered, out, saved.experts, beside);
   if (ctx.training && replay == nullptr)
     router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
   watch.add_to(saved.seconds_experts);
@@ -202,13 +209,7 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   const Matrix<T> mixed = gain_.valid() ? saved.mixed : y;
   combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed);
   router_->add_output(ctx, routing, mixed);
-  if (shared_) {
-    const Matrix<T> shared = ctx.scratch->template matrix<T>(tokens, d);
-    saved.shared_rows = {0, static_cast<int>(tokens)};
-    shared_->forward(ctx.space, *ctx.saved, *ctx.scratch, x, saved.shared_rows,
-                     Vector<const int>(), shared, saved.shared_experts);
-    add_rows<T>(ctx.space, shared, mixed);
-  }
+  if (shared_) add_rows<T>(ctx.space, shared, mixed);
   if (gain_.valid()) multiply_columns<T>(ctx.space, mixed, store_->value_vector(gain_), y);
   watch.add_to(saved.seconds_combine);
 }
@@ -252,21 +253,21 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
 
   const Matrix<T> d_rows = ctx.scratch->template matrix<T>(rows, d);
   const Vector<T> d_row_weight = ctx.scratch->template vector<T>(rows);
-  experts_.backward(ctx.space, *ctx.scratch, saved.experts, plan.offsets_on_host(),
-                    plan.expert_of_row, d_out, row_weight, d_rows, d_row_weight);
+  const Matrix<T> d_shared = ctx.scratch->template matrix<T>(shared_ ? tokens : 0, d);
+  const auto run_shared = [&] {
+    shared_->backward(ctx.space, *ctx.scratch, saved.shared_experts, saved.shared_rows,
+                      Vector<const int>(), d_mixed, Vector<const T>(), d_shared, Vector<T>());
+  };
+  std::function<void()> beside;
+  if (shared_) beside = std::ref(run_shared);
+  experts_.backward(ctx, plan, saved.experts, d_out, row_weight, d_rows, d_row_weight, beside);
   watch.add_to(saved.seconds_experts);
 
   combine_rows<T>(ctx.space, plan, d_rows, Vector<const T>(), dx);
   const Vector<T> d_weight = ctx.scratch->template vector<T>(slots);
   rows_to_slots<T>(ctx.space, plan, d_row_weight, d_weight);
   watch.add_to(saved.seconds_dispatch);
-  if (shared_) {
-    const Matrix<T> d_x = ctx.scratch->template matrix<T>(tokens, d);
-    shared_->backward(ctx.space, *ctx.scratch, saved.shared_experts, saved.shared_rows,
-                      Vector<const int>(), d_mixed, Vector<const T>(), d_x, Vector<T>());
-    add_rows<T>(ctx.space, d_x, dx);
-    watch.add_to(saved.seconds_experts);
-  }
+  if (shared_) add_rows<T>(ctx.space, d_shared, dx);
 
   RouterFeedback<T> feedback{d_weight, d_mixed, Matrix<const T>(), saved.counts};
   if (config_.balance != 0) {

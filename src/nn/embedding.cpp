@@ -11,14 +11,15 @@ namespace kokomoe {
 
 template <class T>
 Embedding<T>::Embedding(int rows, int d_model, double deviation, ParameterStore<T>& store,
-                        const std::string& name)
+                        const std::string& name, const std::string& row_axis)
     : rows_(rows), store_(&store) {
   weight_ = store.add({name + ".weight",
                        {static_cast<std::size_t>(rows), static_cast<std::size_t>(d_model)},
                        Initializer::normal(deviation),
                        true,
                        false,
-                       false});
+                       false,
+                       {row_axis, "channel"}});
 }
 
 template <class T>

@@ -16,9 +16,10 @@ Linear<T>::Linear(int inputs, int outputs, bool bias, ParameterStore<T>& store,
   const auto in = static_cast<std::size_t>(inputs), out = static_cast<std::size_t>(outputs);
   const double deviation = scale / std::sqrt(static_cast<double>(inputs));
   weight_ = store.add({name + ".weight", {out, in}, Initializer::normal(deviation), true, false,
-                       false});
+                       false, {"output", "input"}});
   if (bias)
-    bias_ = store.add({name + ".bias", {out}, Initializer::constant(0), false, false, false});
+    bias_ = store.add({name + ".bias", {out}, Initializer::constant(0), false, false, false,
+                       {"output"}});
 }
 
 template <class T>

@@ -18,9 +18,11 @@ template <class T>
 Norm<T>::Norm(NormKind kind, int d_model, ParameterStore<T>& store, const std::string& name)
     : kind_(kind), store_(&store) {
   const auto d = static_cast<std::size_t>(d_model);
-  weight_ = store.add({name + ".weight", {d}, Initializer::constant(1), false, false, false});
+  weight_ = store.add({name + ".weight", {d}, Initializer::constant(1), false, false, false,
+                       {"channel"}});
   if (kind == NormKind::layer)
-    bias_ = store.add({name + ".bias", {d}, Initializer::constant(0), false, false, false});
+    bias_ = store.add({name + ".bias", {d}, Initializer::constant(0), false, false, false,
+                       {"channel"}});
 }
 
 template <class T>

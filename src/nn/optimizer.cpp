@@ -42,35 +42,36 @@ void adamw_range(const ExecutionSpace& space, const typename ParameterStore<T>::
 }  // namespace
 
 template <class T>
-void reduce_gradients(const ExecutionSpace& space, const Communicator& communicator,
+void reduce_gradients(const ExecutionSpace& space, const ExpertLayout& layout,
                       ParameterStore<T>& store) {
-  for (const auto group : {Group<T>::replicated, Group<T>::expert}) {
+  const auto sum = [&](const Communicator& ranks, Group<T> group) {
     const auto& buffer = store.buffer(group);
     if (store.sums_exactly()) {
       using Limbs = Vector<std::int64_t>;
-      communicator.all_reduce_sum(space, Limbs(buffer.high.data(), buffer.trained));
-      communicator.all_reduce_sum(space, Limbs(buffer.low.data(), buffer.trained));
+      ranks.all_reduce_sum(space, Limbs(buffer.high.data(), buffer.trained));
+      ranks.all_reduce_sum(space, Limbs(buffer.low.data(), buffer.trained));
     } else {
-      communicator.all_reduce_sum(space, Vector<T>(buffer.gradient.data(), buffer.trained));
+      ranks.all_reduce_sum(space, Vector<T>(buffer.gradient.data(), buffer.trained));
     }
-  }
+  };
+  sum(layout.world, Group<T>::replicated);
+  sum(layout.replicas, Group<T>::expert);
   if (!store.sums_exactly()) return;
-  communicator.all_reduce_sum(space, store.outside());
+  layout.world.all_reduce_sum(space, store.outside());
   store.round_gradients(space);
 }
 
 template <class T>
 double gradient_norm(const ExecutionSpace& space, Arena& scratch,
-                     const ParameterStore<T>& store) {
-  if (store.sums_exactly())
-    return ordered_gradient_norm<T>(space, scratch, store, Communicator());
+                     const ParameterStore<T>& store, const Communicator& experts) {
+  if (store.sums_exactly()) return ordered_gradient_norm<T>(space, scratch, store, experts);
   constexpr std::size_t tile = 4096;
   ArenaScope scope(scratch);
   const auto& replicated = store.buffer(Group<T>::replicated);
   const auto& expert = store.buffer(Group<T>::expert);
   const std::size_t first = (replicated.trained + tile - 1) / tile;
   const std::size_t tiles = first + (expert.trained + tile - 1) / tile;
-  const Vector<double> partial = scratch.vector<double>(tiles + 1);
+  const Vector<double> partial = scratch.vector<double>(tiles + 2);
   const Vector<const T> a = replicated.gradient, b = expert.gradient;
   const std::size_t a_size = replicated.trained, b_size = expert.trained;
   Kokkos::parallel_for(
@@ -88,18 +89,19 @@ double gradient_norm(const ExecutionSpace& space, Arena& scratch,
         partial(i) = sum;
       });
   Kokkos::parallel_for(
-      KOKOMOE_LABEL("nn::gradient_norm::total"), Kokkos::RangePolicy<ExecutionSpace>(space, 0, 1),
-      KOKKOS_LAMBDA(int) {
+      KOKOMOE_LABEL("nn::gradient_norm::total"), Kokkos::RangePolicy<ExecutionSpace>(space, 0, 2),
+      KOKKOS_LAMBDA(const std::size_t group) {
         double sum = 0;
-        for (std::size_t i = 0; i < tiles; ++i) sum += partial(i);
-        partial(tiles) = Kokkos::sqrt(sum);
+        for (std::size_t i = group == 0 ? 0 : first; i < (group == 0 ? first : tiles); ++i)
+          sum += partial(i);
+        partial(tiles + group) = sum;
       });
-  double norm = 0;
-  const Kokkos::View<double, Kokkos::HostSpace> host(&norm);
-  Kokkos::deep_copy(space, host,
-                    Kokkos::View<const double, MemorySpace>(partial.data() + tiles));
+  double squares[2] = {0, 0};
+  using Host = Kokkos::View<double*, Kokkos::LayoutRight, Kokkos::HostSpace>;
+  Kokkos::deep_copy(space, Host(squares, 2), Vector<const double>(partial.data() + tiles, 2));
   space.fence(KOKOMOE_LABEL("nn::gradient_norm"));
-  return norm;
+  experts.all_reduce_sum(&squares[1], 1);
+  return std::sqrt(squares[0] + squares[1]);
 }
 
 template <class T>
@@ -141,9 +143,10 @@ Schedule::Kind parse_schedule(const std::string& name) {
 }
 
 #define KOKOMOE_INSTANTIATE(T)                                                                  \
-  template void reduce_gradients<T>(const ExecutionSpace&, const Communicator&,                 \
+  template void reduce_gradients<T>(const ExecutionSpace&, const ExpertLayout&,                 \
                                     ParameterStore<T>&);                                        \
-  template double gradient_norm<T>(const ExecutionSpace&, Arena&, const ParameterStore<T>&);    \
+  template double gradient_norm<T>(const ExecutionSpace&, Arena&, const ParameterStore<T>&,     \
+                                   const Communicator&);                                        \
   template void adamw_step<T>(const ExecutionSpace&, const AdamWConfig&, double, double,        \
                               std::int64_t, ParameterStore<T>&);
 KOKOMOE_INSTANTIATE(float)

@@ -3,6 +3,7 @@
 #include "kokomoe/parallel/all_to_all.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/parallel/pulse.hpp"
 #include "parallel/implementation.hpp"
 
 #include <algorithm>
@@ -40,6 +41,7 @@ void AllToAll::begin(const Part& send, const Part& receive, std::size_t item_byt
       fail("AllToAll::begin", std::to_string(count) + " items for one rank, where " +
                                   std::to_string(largest) + " were agreed to be the most");
   const auto most = static_cast<std::size_t>(std::max(largest, 1));
+  const WaitingForRanks waiting("all_to_all");
   state_->begin(send, receive, item_bytes, at_once, static_cast<int>((most + at_once - 1) / at_once),
                 wait);
 }
@@ -49,7 +51,9 @@ bool AllToAll::test() {
 }
 
 void AllToAll::finish() {
-  if (state_) state_->finish();
+  if (!state_) return;
+  const WaitingForRanks waiting("all_to_all");
+  state_->finish();
 }
 
 }  // namespace kokomoe

@@ -3,6 +3,7 @@
 #include "kokomoe/parallel/communicator.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/parallel/pulse.hpp"
 #include "parallel/implementation.hpp"
 
 #include <algorithm>
@@ -23,7 +24,9 @@ Communicator::Communicator(std::shared_ptr<const Implementation> implementation)
 
 template <class T>
 void Communicator::all_reduce_sum(T* data, std::size_t count) const {
-  if (size_ > 1) implementation_->sum(data, count);
+  if (size_ == 1) return;
+  const WaitingForRanks waiting("all_reduce_sum");
+  implementation_->sum(data, count);
 }
 
 template <class T>
@@ -31,6 +34,7 @@ void Communicator::all_reduce_sum(const ExecutionSpace& space, const Vector<T>& 
   if (size_ == 1) return;
   if constexpr (host_accessible) {
     space.fence(KOKOMOE_LABEL("parallel::all_reduce"));
+    const WaitingForRanks waiting("all_reduce_sum");
     implementation_->sum(data.data(), data.extent(0));
   } else {
     auto& staging = implementation_->staging;
@@ -40,7 +44,10 @@ void Communicator::all_reduce_sum(const ExecutionSpace& space, const Vector<T>& 
     const Kokkos::View<T*, Kokkos::LayoutRight, Kokkos::HostSpace> mirror(host, data.extent(0));
     Kokkos::deep_copy(space, mirror, data);
     space.fence(KOKOMOE_LABEL("parallel::all_reduce"));
-    implementation_->sum(host, data.extent(0));
+    {
+      const WaitingForRanks waiting("all_reduce_sum");
+      implementation_->sum(host, data.extent(0));
+    }
     Kokkos::deep_copy(space, data, mirror);
     // The next call may write into the staging memory.
     space.fence(KOKOMOE_LABEL("parallel::all_reduce"));
@@ -48,11 +55,15 @@ void Communicator::all_reduce_sum(const ExecutionSpace& space, const Vector<T>& 
 }
 
 std::int64_t Communicator::all_reduce_max(std::int64_t value) const {
-  return size_ > 1 ? implementation_->max(value) : value;
+  if (size_ == 1) return value;
+  const WaitingForRanks waiting("all_reduce_max");
+  return implementation_->max(value);
 }
 
 void Communicator::broadcast(void* data, std::size_t bytes) const {
-  if (size_ > 1) implementation_->broadcast(data, bytes);
+  if (size_ == 1) return;
+  const WaitingForRanks waiting("broadcast");
+  implementation_->broadcast(data, bytes);
 }
 
 std::string Communicator::broadcast(const std::string& text) const {
@@ -65,19 +76,23 @@ std::string Communicator::broadcast(const std::string& text) const {
 }
 
 void Communicator::all_gather(const void* own, std::size_t bytes, void* all) const {
-  if (size_ > 1)
-    implementation_->all_gather(own, bytes, all);
-  else if (bytes > 0)
-    std::memcpy(all, own, bytes);
+  if (size_ == 1) {
+    if (bytes > 0) std::memcpy(all, own, bytes);
+    return;
+  }
+  const WaitingForRanks waiting("all_gather");
+  implementation_->all_gather(own, bytes, all);
 }
 
 void Communicator::send(const void* data, std::size_t bytes, int to) const {
   if (size_ == 1 || to == rank_) fail("Communicator::send", "to this rank itself");
+  const WaitingForRanks waiting("send");
   implementation_->send(data, bytes, to);
 }
 
 void Communicator::receive(void* data, std::size_t bytes, int from) const {
   if (size_ == 1 || from == rank_) fail("Communicator::receive", "from this rank itself");
+  const WaitingForRanks waiting("receive");
   implementation_->receive(data, bytes, from);
 }
 
@@ -90,7 +105,9 @@ Communicator Communicator::split_by_node() const {
 }
 
 void Communicator::barrier() const {
-  if (size_ > 1) implementation_->barrier();
+  if (size_ == 1) return;
+  const WaitingForRanks waiting("barrier");
+  implementation_->barrier();
 }
 
 #define KOKOMOE_INSTANTIATE(T)                                                                   \

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstring>
 #include <map>
 #include <utility>
 #include <vector>
@@ -63,34 +64,71 @@ struct MpiAllToAll final : AllToAll::State {
   void begin(const AllToAll::Part& send, const AllToAll::Part& receive, std::size_t item_bytes,
              std::size_t items_at_once, int rounds, bool wait) override {
     if (!requests.empty()) fail("AllToAll::begin", "the exchange before has not been finished");
-    const std::size_t ranks = send.counts.size();
     const MPI_Datatype type = item_type(item_bytes);
-    // Rounds lie one after the other: what MPI reads of each must stay until the end.
-    numbers.resize(4 * ranks * static_cast<std::size_t>(rounds));
-    if (!wait) requests.assign(static_cast<std::size_t>(rounds), MPI_REQUEST_NULL);
     for (int round = 0; round < rounds; ++round) {
-      int* const place = numbers.data() + 4 * ranks * static_cast<std::size_t>(round);
       const std::size_t first = items_at_once * static_cast<std::size_t>(round);
-      const auto cut = [&](const AllToAll::Part& part, int* counts, int* offsets) {
-        for (std::size_t q = 0; q < ranks; ++q) {
-          const auto count = static_cast<std::size_t>(part.counts[q]);
-          counts[q] =
-              count > first ? static_cast<int>(std::min(items_at_once, count - first)) : 0;
-          offsets[q] = counts[q] > 0 ? part.offsets[q] + static_cast<int>(first) : 0;
-        }
-      };
-      cut(send, place, place + ranks);
-      cut(receive, place + 2 * ranks, place + 3 * ranks);
       if (wait)
-        check(MPI_Alltoallv(send.data, place, place + ranks, type, receive.data,
-                            place + 2 * ranks, place + 3 * ranks, type, comm),
-              "MPI_Alltoallv");
+        exchange(cut(send, first, items_at_once, send_numbers), send.data,
+                 cut(receive, first, items_at_once, receive_numbers), receive.data, type);
       else
-        check(MPI_Ialltoallv(send.data, place, place + ranks, type, receive.data,
-                             place + 2 * ranks, place + 3 * ranks, type, comm,
-                             &requests[static_cast<std::size_t>(round)]),
-              "MPI_Ialltoallv");
+        post(cut(send, first, items_at_once, send_numbers), static_cast<char*>(send.data),
+             cut(receive, first, items_at_once, receive_numbers),
+             static_cast<char*>(receive.data), item_bytes, type);
     }
+  }
+
+  /// Counts and offsets of the items [first, first + size) of each part.
+  struct Numbers {
+    std::vector<int> counts, offsets;
+  };
+  static const Numbers& cut(const AllToAll::Part& part, std::size_t first, std::size_t size,
+                            Numbers& numbers) {
+    numbers.counts.resize(part.counts.size());
+    numbers.offsets.resize(part.counts.size());
+    for (std::size_t q = 0; q < part.counts.size(); ++q) {
+      const auto count = static_cast<std::size_t>(part.counts[q]);
+      numbers.counts[q] = count > first ? static_cast<int>(std::min(size, count - first)) : 0;
+      numbers.offsets[q] =
+          numbers.counts[q] > 0 ? part.offsets[q] + static_cast<int>(first) : 0;
+    }
+    return numbers;
+  }
+  void exchange(const Numbers& out, const void* from, const Numbers& in, void* to,
+                MPI_Datatype type) {
+    check(MPI_Alltoallv(from, out.counts.data(), out.offsets.data(), type, to, in.counts.data(),
+                        in.offsets.data(), type, comm),
+          "MPI_Alltoallv");
+  }
+  /// Message by message, since MPI_Ialltoallv makes no promise to be as fast, and this rank's own
+  /// items need no message. Messages of a pair of ranks with one tag keep their order.
+  void post(const Numbers& out, char* from, const Numbers& in, char* to, std::size_t item_bytes,
+            MPI_Datatype type) {
+    const int ranks = static_cast<int>(out.counts.size());
+    int rank = 0;
+    MPI_Comm_rank(comm, &rank);
+    const auto at = [&](char* data, int offset) {
+      return data + static_cast<std::size_t>(offset) * item_bytes;
+    };
+    // Device memory is MPI's business, this rank's own items too.
+    const int nearest = host_accessible ? 1 : 0;
+    for (int step = nearest; step < ranks; ++step) {
+      const auto p = static_cast<std::size_t>((rank + ranks - step) % ranks);
+      if (in.counts[p] > 0)
+        check(MPI_Irecv(at(to, in.offsets[p]), in.counts[p], type, static_cast<int>(p), tag, comm,
+                        &requests.emplace_back()),
+              "MPI_Irecv");
+    }
+    for (int step = nearest; step < ranks; ++step) {
+      const auto q = static_cast<std::size_t>((rank + step) % ranks);
+      if (out.counts[q] > 0)
+        check(MPI_Isend(at(from, out.offsets[q]), out.counts[q], type, static_cast<int>(q), tag,
+                        comm, &requests.emplace_back()),
+              "MPI_Isend");
+    }
+    const auto own = static_cast<std::size_t>(rank);
+    if (host_accessible && out.counts[own] > 0)
+      std::memcpy(at(to, in.offsets[own]), at(from, out.offsets[own]),
+                  static_cast<std::size_t>(out.counts[own]) * item_bytes);
   }
   bool test() override {
     int done = 1;
@@ -107,9 +145,12 @@ struct MpiAllToAll final : AllToAll::State {
     requests.clear();
   }
 
+  /// Of exchanges; Communicator::send uses another.
+  static constexpr int tag = 1;
+
   MPI_Comm comm;
   std::vector<MPI_Request> requests;
-  std::vector<int> numbers;
+  Numbers send_numbers, receive_numbers;
 };
 
 struct MpiImplementation final : Communicator::Implementation {

@@ -70,7 +70,12 @@ template <class T>
 LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
                                 const Communicator& communicator, std::optional<Corpus> corpus)
     : config_(with_token_counts(config, corpus)),
+      layout_(communicator, config.parallel.expert_ranks),
       communicator_(&communicator),
+      exchange_(layout_.experts.size() > 1
+                    ? std::make_unique<ExpertExchange>(layout_.experts, config.parallel)
+                    : nullptr),
+      store_(layout_.experts.rank(), layout_.experts.size()),
       model_(config_.model, store_),
       saved_("kokomoe::train::saved"),
       scratch_("kokomoe::train::scratch") {
@@ -113,6 +118,7 @@ StepContext LanguageModel<T>::context(const HostBatch& batch, bool training, std
           .update_tokens = static_cast<double>(config_.batch_tokens),
           .loss_scale = 1.0 / static_cast<double>(std::max<std::int64_t>(1, batch.global_scored)),
           .sequence_loss = {},
+          .exchange = exchange_.get(),
           .layout_free = config_.layout_free};
 }
 
@@ -149,12 +155,12 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
     model_.backward(ctx, state_, logits);
   }
   store_.finish_gradients(space_);
-  reduce_gradients<T>(space_, *communicator_, store_);
+  reduce_gradients<T>(space_, layout_, store_);
 
   UpdateReport& report = report_;
   report.step = step + 1;
   report.task_loss = report.aux_loss = 0;
-  report.grad_norm = gradient_norm<T>(space_, scratch_, store_);
+  report.grad_norm = gradient_norm<T>(space_, scratch_, store_, layout_.experts);
   communicator_->all_reduce_sum(space_, statistics_);
   Kokkos::deep_copy(space_, host_statistics_, statistics_);
   space_.fence(KOKOMOE_LABEL("train::statistics"));

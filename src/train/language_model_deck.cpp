@@ -91,6 +91,19 @@ MoeConfig read_moe(const Deck& deck, std::vector<std::string>& notes) {
   return moe;
 }
 
+ParallelOptions read_parallel(const Deck& deck) {
+  ParallelOptions options;
+  options.expert_ranks = static_cast<int>(deck.integer("parallel/expert_ranks"));
+  options.exchange_chunks = static_cast<int>(deck.integer("parallel/exchange_chunks"));
+  options.ranks_per_node = static_cast<int>(deck.integer("parallel/ranks_per_node"));
+  options.staged = deck.text("parallel/staging") == "host";
+  const std::string path = deck.text("parallel/exchange");
+  options.path = path == "flat"   ? ExchangePath::flat
+                 : path == "node" ? ExchangePath::node
+                                  : ExchangePath::automatic;
+  return options;
+}
+
 /// Refuses what parallel/deterministic = "layout" cannot promise.
 void check_layout_free(const Deck& deck, const LanguageModelConfig& config) {
   const MoeConfig& moe = config.model.moe;
@@ -208,9 +221,20 @@ Schema language_model_schema(const std::string& router) {
   schema.add(KeySpec::integer("checkpoint/every", 0, "updates between checkpoints; 0 = at the end")
                  .range(0, 4294967295.0))
       .add(KeySpec::integer("checkpoint/keep", 2, "newest kept, beside the best").range(2, 1e6));
-  schema.add(KeySpec::integer("parallel/expert_ranks", 1,
-                              "ranks that share the experts (this version: 1)")
-                 .range(1, 65536))
+  schema
+      .add(KeySpec::integer("parallel/expert_ranks", 1,
+                            "ranks that share the experts, in blocks; divides the ranks; 0 = all")
+               .range(0, 65536))
+      .add(KeySpec::integer("parallel/exchange_chunks", 0,
+                            "parts of an exchange, each beside another's GEMM; 0 = by size")
+               .range(0, 65536))
+      .add(KeySpec::text("parallel/exchange", "auto",
+                         "how rows travel; auto = by node where there are several")
+               .choice({"auto", "flat", "node"}))
+      .add(KeySpec::integer("parallel/ranks_per_node", 0, "0 = as MPI says").range(0, 65536))
+      .add(KeySpec::text("parallel/staging", "auto",
+                         "host = through host memory even where MPI reads the device")
+               .choice({"auto", "host"}))
       .add(KeySpec::text("parallel/deterministic", "off",
                          "layout = the same bits for any number of ranks and threads, slower")
                .choice({"off", "layout"}));
@@ -280,8 +304,7 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
   config.eval_every = deck.integer("train/eval_every");
   config.checkpoint_every = deck.integer("checkpoint/every");
   config.checkpoint_keep = static_cast<int>(deck.integer("checkpoint/keep"));
-  if (deck.integer("parallel/expert_ranks") != 1)
-    deck.refuse("parallel/expert_ranks", "this version keeps all experts on every rank: must be 1");
+  config.parallel = read_parallel(deck);
 
   config.train_files = deck.list("data/train");
   config.heldout_files = deck.list("data/heldout");

@@ -53,8 +53,7 @@ void each_element(const ParameterStore<T>& store, int salt, const Visit& visit) 
   using Group = typename ParameterStore<T>::Group;
   for (const auto& entry : store.entries()) {
     const auto& buffer = store.buffer(entry.group);
-    const auto [first_row, end_row, total] =
-        store.experts(static_cast<int>(entry.spec.shape[0]));
+    const auto [first_row, end_row, total] = store.experts(static_cast<int>(entry.spec.shape[0]));
     std::size_t row = 1;
     for (std::size_t i = 1; i < entry.spec.shape.size(); ++i) row *= entry.spec.shape[i];
     const std::size_t first =

@@ -14,8 +14,10 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <stdexcept>
+#include <thread>
 
 using namespace kokomoe;
 using namespace kokomoe::test;
@@ -25,9 +27,7 @@ namespace {
 /// R ranks, P of them to an expert group.
 struct Layout {
   int ranks = 1, expert_ranks = 1;
-  std::string name() const {
-    return std::to_string(ranks) + "x" + std::to_string(expert_ranks);
-  }
+  std::string name() const { return std::to_string(ranks) + "x" + std::to_string(expert_ranks); }
 };
 
 /// All layouts that fit into the ranks there are.
@@ -133,6 +133,7 @@ TEST_CASE("the files do not depend on who writes them", "[checkpoint]") {
           });
           if (!communicator().is_root()) continue;
           if (state.empty()) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // times count seconds
             state = read_text(name + "/step_3/state.h5");
             manifest = read_text(name + "/step_3/manifest.json");
             REQUIRE_FALSE(state.empty());
@@ -191,9 +192,8 @@ TEST_CASE("a failure on any rank ends the save on all of them", "[checkpoint]") 
               break;
             }
             INFO(layout.name() << ", rank " << failing << " at " << count * part / 10);
-            CHECK_THAT(message_of<Error>([&] {
-                         save_checkpoint(name, store, meta_of(2), group, false, 2);
-                       }),
+            CHECK_THAT(message_of<Error>(
+                           [&] { save_checkpoint(name, store, meta_of(2), group, false, 2); }),
                        contains("planted failure"));
             fail_at = -1;
             if (group.is_root()) CHECK_FALSE(std::filesystem::exists(name + "/step_2.tmp"));
@@ -236,9 +236,9 @@ TEST_CASE("stores that make no expert groups are refused on every rank", "[check
   const SharedFolder folder;
   const Communicator& world = communicator();
   const auto store = make_sharded<float>(0, world.size() + 1, 3);
-  CHECK_THAT(
-      message_of<Error>([&] { save_checkpoint(folder / "c", *store, meta_of(1), world, false, 2); }),
-      contains("expert groups must be consecutive ranks of one size"));
+  CHECK_THAT(message_of<Error>(
+                 [&] { save_checkpoint(folder / "c", *store, meta_of(1), world, false, 2); }),
+             contains("expert groups must be consecutive ranks of one size"));
   CHECK_THROWS_AS(load_checkpoint(folder / "c/step_1", *store, world), Error);
   if (world.size() > 1) {
     // One rank that thinks otherwise.

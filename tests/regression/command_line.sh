@@ -25,7 +25,7 @@ expect 2 'train/steps' kokomoe validate -i deck.toml train/steps=-1
 expect 2 'heads do not divide' kokomoe validate -i deck.toml model/heads=5
 expect 2 'multiple of data/sequence_length' kokomoe validate -i deck.toml train/batch_tokens=100
 expect 2 'k must be 1' kokomoe validate -i deck.toml moe/router=switch moe/k=2
-expect 2 'must be 1' kokomoe validate -i deck.toml parallel/expert_ranks=2
+expect 2 'does not divide the 1 rank' kokomoe train -i deck.toml -d never parallel/expert_ranks=2
 expect 0 'note: moe/mask_eps is not used' \
   kokomoe validate -i deck.toml moe/router=switch moe/mask_eps=0.2
 

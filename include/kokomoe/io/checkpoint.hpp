@@ -6,6 +6,7 @@
 #include "kokomoe/parameters/parameter_store.hpp"
 
 #include <cstdint>
+#include <iosfwd>
 #include <map>
 #include <string>
 #include <vector>
@@ -82,6 +83,12 @@ struct TensorDifference {
 /// Every tensor that either folder has, in alphabetical order.
 std::vector<TensorDifference> compare_checkpoints(const std::string& step_a,
                                                   const std::string& step_b);
+
+/// Writes one tensor of a step folder as text: a line "# NAME shape=2,3 dtype=float32", then its
+/// elements in row-major order, a line for each run along the last axis, separated by spaces, with
+/// the 9 (float32) or 17 digits that give back every bit. `name` may leave "parameters/" out.
+/// The tensor's digests are verified. InputError when there is no such tensor.
+void export_tensor(const std::string& step_folder, const std::string& name, std::ostream& out);
 
 namespace detail {
 

@@ -49,6 +49,27 @@ class Experts {
                 const Matrix<const T>& d_out, const Vector<const T>& row_weight,
                 const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const;
 
+  /// The same for local experts [first, end) alone, so that rows may arrive in parts: `begin` once,
+  /// then every expert in one part. All views hold all rows; a part touches those of its experts.
+  struct Part {
+    int first = 0;
+    int end = 0;
+  };
+  void begin(Arena& saved_arena, const Matrix<const T>& rows, Saved& saved) const;
+  void forward_part(const ExecutionSpace& space, Arena& scratch, Part part,
+                    std::span<const int> offsets, const Vector<const int>& expert_of_row,
+                    const Matrix<T>& out, const Saved& saved) const;
+  /// What the first gradient writes of this update multiply what is there by.
+  struct Betas {
+    T w1 = 0, b1 = 0, w2 = 0, b2 = 0;
+  };
+  Betas begin_backward() const;
+  void backward_part(const ExecutionSpace& space, Arena& scratch, Part part, const Betas& betas,
+                     const Saved& saved, std::span<const int> offsets,
+                     const Vector<const int>& expert_of_row, const Matrix<const T>& d_out,
+                     const Vector<const T>& row_weight, const Matrix<T>& d_rows,
+                     const Vector<T>& d_row_weight) const;
+
   const ExpertsConfig& config() const { return config_; }
 
  private:

@@ -11,7 +11,8 @@ namespace kokomoe {
 
 /// For every group g with rows [offsets[g], offsets[g+1]) of `a` and `c`:
 ///   c_g = a_g op(b_g) + beta c_g,
-/// where b_g is the g-th of offsets.size() - 1 equal blocks of b's rows. `offsets` is on the host.
+/// where b_g is the g-th of offsets.size() - 1 equal blocks of b's rows. `offsets` is on the host;
+/// the first row of `a` and `c` is number offsets[0], so that a run of groups can be done alone.
 /// Throws Error naming the shapes when they do not fit. T: float, double.
 template <class T>
 void grouped_gemm(const ExecutionSpace& space, Transpose transpose_b, const Matrix<const T>& a,

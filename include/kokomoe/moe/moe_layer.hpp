@@ -4,8 +4,8 @@
 
 #include "kokomoe/moe/auxiliary_loss.hpp"
 #include "kokomoe/moe/dispatch_plan.hpp"
-#include "kokomoe/moe/experts.hpp"
 #include "kokomoe/moe/moe_config.hpp"
+#include "kokomoe/moe/sharded_experts.hpp"
 
 #include <array>
 #include <memory>
@@ -31,7 +31,7 @@ class MoeLayer {
     Matrix<T> logits;
     Routing<T> routing;
     DispatchPlan plan;
-    typename Experts<T>::Saved experts;
+    typename ShardedExperts<T>::Saved experts;
     Matrix<T> mixed;               ///< (T, d) output before the gain; empty without one
     /// (E) assignments counted: over all ranks, or over this one when the scope is micro_batch
     Vector<double> counts;
@@ -45,8 +45,8 @@ class MoeLayer {
   /// numbers. Throws InputError when router, options, k or losses do not go together.
   MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& store, const std::string& name);
 
-  /// x, y (T, d), not the same memory: backward reads x. Collective in training: every rank calls it,
-  /// with no tokens too. `statistics`: LoadStatistics::width(E) doubles of local sums, or empty.
+  /// x, y (T, d), not the same memory: backward reads x. Collective in training, and always where
+  /// experts are sharded (ctx.exchange): every rank calls it, with no tokens too. `statistics`: LoadStatistics::width(E) doubles of local sums, or empty.
   /// `replay`: a Routing recorded before (see Routing::clone) to follow instead of drawing.
   void forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y, Saved& saved,
                const Vector<double>& statistics = {}, const Routing<T>* replay = nullptr) const;
@@ -59,10 +59,12 @@ class MoeLayer {
   void end_step(const StepContext& ctx, const RouterStatistics& statistics) {
     router_->end_step(ctx, statistics);
   }
+  /// Instead, when the update is not made.
+  void discard_step(const ExecutionSpace& space) { router_->discard_step(space); }
 
   const MoeConfig& config() const { return config_; }
   /// The experts that this rank owns.
-  const ExpertRange& owned() const { return owned_; }
+  const ExpertRange& owned() const { return experts_.owned(); }
   const Router<T>& router() const { return *router_; }
 
   /// Fills the seconds of Saved, at the price of a fence around each part. For benchmarks.
@@ -72,10 +74,9 @@ class MoeLayer {
   MoeConfig config_;
   ParameterStore<T>* store_;
   std::unique_ptr<Router<T>> router_;
-  Experts<T> experts_;
+  ShardedExperts<T> experts_;
   std::optional<Experts<T>> shared_;
   ParameterHandle gain_;
-  ExpertRange owned_;
   bool limited_ = false;  ///< a capacity drops assignments
   bool timed_ = false;
 };

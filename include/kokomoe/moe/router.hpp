@@ -96,6 +96,8 @@ class Router {
   /// Once per optimizer step, after gradients: biases, lambdas, baselines. Collective: whatever it
   /// gathered on this rank alone it all-reduces here.
   virtual void end_step(const StepContext&, const RouterStatistics&) {}
+  /// Instead of end_step, when the update is not made: forgets what this step gathered.
+  virtual void discard_step(const ExecutionSpace&) {}
 
   /// What a study needs to enumerate this router's draws; `objective` none when it draws nothing.
   virtual EstimatorInfo estimator() const { return {}; }

@@ -10,12 +10,13 @@
 namespace kokomoe {
 
 /// Rows of a table, looked up by an index. Tensor NAME.weight (rows, d), normal with the given
-/// deviation. The table may also serve as an output projection (tied): use `handle`.
+/// deviation; `row_axis` tells readers of files what a row is. The table may also serve as an output
+/// projection (tied): use `handle`.
 template <class T>
 class Embedding {
  public:
   Embedding(int rows, int d_model, double deviation, ParameterStore<T>& store,
-            const std::string& name);
+            const std::string& name, const std::string& row_axis = "vocabulary");
 
   /// y(t, :) = table(index[t], :), or += with `accumulate`. Indices must lie in [0, rows).
   void forward(const StepContext& ctx, const Vector<const int>& index, const Matrix<T>& y,

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kokomoe/core/arena.hpp"
-#include "kokomoe/parallel/communicator.hpp"
+#include "kokomoe/parallel/expert_layout.hpp"
 #include "kokomoe/parameters/parameter_store.hpp"
 
 #include <cstdint>
@@ -11,16 +11,19 @@
 
 namespace kokomoe {
 
-/// Sums the trained gradients over the data-parallel ranks: one reduction for each buffer. Losses
-/// carry the update's global scale already, so the sum is the whole batch's gradient.
+/// Sums the trained gradients: replicated ones over all ranks, those of experts over the ranks
+/// that hold the same experts. Losses carry the update's global scale already, and an expert has
+/// seen the tokens of its whole group, so the sums are the whole batch's gradient.
 template <class T>
-void reduce_gradients(const ExecutionSpace& space, const Communicator& communicator,
+void reduce_gradients(const ExecutionSpace& space, const ExpertLayout& layout,
                       ParameterStore<T>& store);
 
 /// Euclidean norm of the trained gradients, in double, over fixed tiles: the same for any number
-/// of threads. Copies one number to the host and waits for it.
+/// of threads. `experts`: the ranks that hold all experts once; each expert counts once. Copies
+/// two numbers to the host and waits for them. Collective over `experts`.
 template <class T>
-double gradient_norm(const ExecutionSpace& space, Arena& scratch, const ParameterStore<T>& store);
+double gradient_norm(const ExecutionSpace& space, Arena& scratch, const ParameterStore<T>& store,
+                     const Communicator& experts = Communicator());
 
 struct AdamWConfig {
   double beta1 = 0.9;

@@ -14,7 +14,8 @@ namespace kokomoe {
 void run_on_root(const Communicator& communicator, const std::function<void()>& work);
 
 /// Runs `work` on every rank. A rank whose work throws rethrows its own error; when any did, the
-/// others throw Error naming the first such rank. Collective: `work` itself must not be.
+/// others throw "rank N: " and the message of the first such rank, of the same type (InputError or
+/// Error). Collective: `work` itself must not be.
 void run_on_all(const Communicator& communicator, const std::function<void()>& work);
 
 }  // namespace kokomoe

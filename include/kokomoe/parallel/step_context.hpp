@@ -27,6 +27,8 @@ struct PackedTokens {
 /// number / 2^24, position number % 2^24. Throws Error beyond 2^56 rows. Allocates: call it once.
 PackedTokens number_rows(const ExecutionSpace& space, int rows, std::int64_t first_row = 0);
 
+class ExpertExchange;
+
 /// What every layer is told about the step that it takes part in. Layers keep none of it.
 struct StepContext {
   ExecutionSpace space;
@@ -44,6 +46,8 @@ struct StepContext {
   double loss_scale = 0;
   /// (B) task loss of each local sequence, where a router learns from it; else empty.
   Vector<const double> sequence_loss;
+  /// Carries rows between the ranks that share the experts; null where every rank has them all.
+  ExpertExchange* exchange = nullptr;
   /// The step's results have the same bits for any number of threads and ranks: products row by row
   /// and exact sums over sequences, in a ParameterStore that sums exactly.
   bool layout_free = false;

@@ -5,8 +5,10 @@
 #include "kokomoe/data/batches.hpp"
 #include "kokomoe/data/device_batch.hpp"
 #include "kokomoe/model/decoder_lm.hpp"
+#include "kokomoe/parallel/expert_exchange.hpp"
 #include "kokomoe/train/language_model_deck.hpp"
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +25,8 @@ struct UpdateReport {
   double grad_norm = 0;  ///< before clipping
   std::int64_t tokens = 0;             ///< of this update
   std::vector<LoadMetrics> load;       ///< one for each MoE layer, of the last micro-batch
+  /// Why the update was left out: what was not finite, in which layer and tensor. "": it was made.
+  std::string not_finite;
 };
 
 struct EvaluationReport {
@@ -39,13 +43,15 @@ struct EvaluationReport {
 template <class T>
 class LanguageModel {
  public:
-  /// `communicator` must outlive it. Without `corpus` only evaluation and generation work.
+  /// `communicator` must outlive it. Without `corpus` only evaluation and generation work. With
+  /// sharded experts every call is collective, generation too.
   LanguageModel(const LanguageModelConfig& config, const Communicator& communicator,
                 std::optional<Corpus> corpus);
 
-  /// Update number `step` (from 0), which depends on (deck, step, parameters) alone. Throws Error
-  /// naming step and tensor when loss or gradient is not finite; the parameters are then as
-  /// before. The report is valid until the next update.
+  /// Update number `step` (from 0), which depends on (deck, step, parameters) alone. When loss or
+  /// gradient is not finite, parameters, moments and the routers' state stay as they were, and it
+  /// throws Error naming step, layer and tensor, the same on every rank, or, with
+  /// config().skip_non_finite, says so in the report. The report is valid until the next update.
   const UpdateReport& update(std::int64_t step);
 
   /// The mean loss over all windows, in evaluation mode. Collective.
@@ -59,16 +65,23 @@ class LanguageModel {
   ParameterStore<T>& store() { return store_; }
   const DecoderLm<T>& model() const { return model_; }
   const LanguageModelConfig& config() const { return config_; }
+  const ExpertLayout& layout() const { return layout_; }
+  /// Null where every rank has all experts.
+  const ExpertExchange* exchange() const { return exchange_.get(); }
+  /// What the last micro-batch's forward left, for studies and tests.
+  const typename DecoderLm<T>::Saved& saved() const { return state_; }
   std::size_t peak_bytes() const;  ///< device memory: parameters, moments, arenas
   int arena_growths() const { return saved_.growths() + scratch_.growths(); }
 
  private:
   StepContext context(const HostBatch& batch, bool training, std::int64_t step);
   void end_step(std::int64_t step);
-  void check_finite(const UpdateReport& report) const;
+  bool check_finite(UpdateReport& report);
 
   LanguageModelConfig config_;
-  const Communicator* communicator_;
+  ExpertLayout layout_;
+  const Communicator* communicator_;  ///< all ranks
+  std::unique_ptr<ExpertExchange> exchange_;  ///< null where every rank has all experts
   ExecutionSpace space_;
   ParameterStore<T> store_;
   DecoderLm<T> model_;

@@ -6,6 +6,7 @@
 #include "kokomoe/io/deck.hpp"
 #include "kokomoe/model/decoder_lm.hpp"
 #include "kokomoe/nn/optimizer.hpp"
+#include "kokomoe/parallel/expert_layout.hpp"
 
 #include <cstdint>
 #include <string>
@@ -30,6 +31,7 @@ struct LanguageModelConfig {
   std::int64_t eval_every = 0;
   std::int64_t checkpoint_every = 0;
   int checkpoint_keep = 2;
+  ParallelOptions parallel;
   bool layout_free = false;  ///< parallel/deterministic = "layout"
 
   TokenizerOptions tokenizer;

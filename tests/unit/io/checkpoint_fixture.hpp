@@ -14,7 +14,7 @@ template <class T>
 std::unique_ptr<ParameterStore<T>> make_store(std::uint64_t seed, std::size_t width = 5) {
   auto store = std::make_unique<ParameterStore<T>>();
   const auto add = [&](const char* name, std::vector<std::size_t> shape, bool decay, bool expert,
-                       bool state) {
+                       bool state, std::vector<std::string> axes = {}) {
     ParameterSpec spec;
     spec.name = name;
     spec.shape = std::move(shape);
@@ -22,11 +22,13 @@ std::unique_ptr<ParameterStore<T>> make_store(std::uint64_t seed, std::size_t wi
     spec.decay = decay;
     spec.expert = expert;
     spec.state = state;
+    spec.axes = std::move(axes);
     store->add(spec);
   };
   add("embedding.weight", {11, width}, true, false, false);
   add("blocks.0.norm.gain", {width}, false, false, false);
-  add("blocks.0.moe.experts.first.weight", {3, width, 4}, true, true, false);
+  add("blocks.0.moe.experts.first.weight", {3, width, 4}, true, true, false,
+      {"expert", "hidden", "channel"});
   add("blocks.0.moe.experts.bias", {3, 4}, false, true, false);
   add("blocks.0.moe.router.weight", {3, width}, true, false, false);
   add("frozen.weight", {2, 3}, true, false, false);

@@ -7,10 +7,14 @@
 #include "support/unprivileged.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <sstream>
+#include <thread>
+#include <type_traits>
 
 using namespace kokomoe;
 using namespace kokomoe::test;
@@ -54,6 +58,8 @@ TEMPLATE_TEST_CASE("a checkpoint gives back every bit", "[checkpoint]", float, d
 TEST_CASE("equal states give equal files", "[checkpoint]") {
   const TemporaryFolder folder;
   save(folder / "a", *make_store<float>(1), 2);
+  // Times in files count seconds.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
   save(folder / "b", *make_store<float>(1), 2);
   CHECK(read_text(folder / "a/step_2/state.h5") == read_text(folder / "b/step_2/state.h5"));
   CHECK(read_text(folder / "a/step_2/manifest.json") ==
@@ -223,7 +229,51 @@ TEST_CASE("pruning keeps the newest, the best and the latest", "[checkpoint]") {
   CHECK(bits_of(*loaded) == bits_of(*other));
 }
 
-TEST_CASE("h5py reads a checkpoint", "[checkpoint]") {
+TEST_CASE("an exported tensor gives back every bit", "[checkpoint]") {
+  const TemporaryFolder folder;
+  const auto check = [&](auto store, const char* dtype) {
+    using T = typename std::decay_t<decltype(store->buffer({}).value)>::value_type;
+    const Vector<T> values = store->value_vector(store->find("blocks.0.moe.experts.first.weight"));
+    // Numbers that need all their digits, and those that are none.
+    values(0) = std::nextafter(T(1), T(2));
+    values(1) = std::numeric_limits<T>::denorm_min();
+    values(2) = -std::numeric_limits<T>::infinity();
+    save(folder / dtype, *store, 1);
+    std::ostringstream text;
+    export_tensor(folder / dtype + "/step_1", "blocks.0.moe.experts.first.weight", text);
+    std::istringstream lines(text.str());
+    std::string line, word;
+    std::getline(lines, line);
+    CHECK(line ==
+          std::string("# parameters/blocks.0.moe.experts.first.weight shape=3,5,4 dtype=") + dtype);
+    std::size_t next = 0;
+    for (int row = 0; row < 15; ++row) {
+      REQUIRE(std::getline(lines, line));
+      std::istringstream words(line);
+      for (int column = 0; column < 4; ++column) {
+        REQUIRE(words >> word);
+        const T value = static_cast<T>(std::strtod(word.c_str(), nullptr));
+        CHECK(value == values(next++));
+      }
+      CHECK_FALSE(words >> word);
+    }
+    CHECK_FALSE(std::getline(lines, line));
+    std::ostringstream moment;
+    export_tensor(folder / dtype + "/step_1", "optimizer/m/blocks.0.norm.gain", moment);
+    CHECK(moment.str() == std::string("# optimizer/m/blocks.0.norm.gain shape=5 dtype=") + dtype +
+                              "\n0.25 0.25 0.25 0.25 0.25\n");
+  };
+  check(make_store<float>(1), "float32");
+  check(make_store<double>(1), "float64");
+  std::ostringstream none;
+  CHECK_THAT(message_of<InputError>(
+                 [&] { export_tensor(folder / "float32/step_1", "blocks.0.norm.gains", none); }),
+             contains("state.h5: error: has no tensor \"blocks.0.norm.gains\"; did you mean "
+                      "parameters/blocks.0.norm.gain?"));
+  CHECK(none.str().empty());
+}
+
+TEST_CASE("h5py and h5dump show a tidy file", "[checkpoint]") {
   const TemporaryFolder folder;
   auto store = make_store<double>(1);
   save(folder.path(), *store, 3);
@@ -231,25 +281,46 @@ TEST_CASE("h5py reads a checkpoint", "[checkpoint]") {
   const auto values = Kokkos::create_mirror_view_and_copy(
       Kokkos::HostSpace(), store->value_vector(store->find("blocks.0.moe.experts.first.weight")));
   for (std::size_t i = 0; i < values.size(); ++i) sum += values(i);
-  // Debian's h5py belongs to /usr/bin/python3, which another Python may shadow.
   write_text(folder / "read.py",
              "import sys\n"
-             "try:\n    import h5py\nexcept ImportError:\n    sys.exit(0)\n"
+             "import h5py\n"
              "f = h5py.File(sys.argv[1], 'r')\n"
              "assert f.attrs['step'] == 3 and f.attrs['format_version'] == 1\n"
+             "assert set(f) == {'parameters', 'optimizer', 'router_state', 'digests', 'counters'}\n"
+             "assert dict(f['counters'].attrs) == {'tokens': 1 << 60}\n"
              "w = f['parameters/blocks.0.moe.experts.first.weight']\n"
-             "assert w.shape == (3, 5, 4) and w.dtype == 'f8'\n"
-             "assert w.attrs['dimensions'][0] == b'expert'\n"
+             "assert w.shape == (3, 5, 4) and w.dtype == 'f8' and w.chunks is None\n"
+             "assert list(w.attrs['dimensions']) == [b'expert', b'hidden', b'channel']\n"
+             "assert w.attrs['units'] == b'1'\n"
              "assert abs(w[...].sum() - float(sys.argv[2])) < 1e-12\n"
+             "b = f['optimizer/m/blocks.0.moe.experts.bias']\n"
+             "assert list(b.attrs['dimensions']) == [b'expert', b'axis_1']\n"
+             "assert b.attrs['units'] == b'loss'\n"
+             "assert f['optimizer/v/embedding.weight'].attrs['units'] == b'loss^2'\n"
              "assert f['optimizer/m/embedding.weight'].shape == (11, 5)\n"
              "assert f['router_state/blocks.0.moe.router.average'].shape == (3,)\n"
-             "assert f['digests/parameters/embedding.weight'].dtype == 'u8'\n");
+             "assert f['digests/parameters/embedding.weight'].dtype == 'u8'\n"
+             "def named(name, item):\n"
+             "    if isinstance(item, h5py.Dataset):\n"
+             "        assert len(item.attrs['dimensions']) == item.ndim, name\n"
+             "        assert item.attrs['units'], name\n"
+             "f.visititems(named)\n");
   char text[40];
   std::snprintf(text, sizeof text, "%.17g", sum);
-  if (!std::filesystem::exists("/usr/bin/python3")) return;
-  CHECK(std::system(
-            ("/usr/bin/python3 " + (folder / "read.py ") + (folder / "step_3/state.h5 ") + text)
-                .c_str()) == 0);
+  const auto run = [](const std::string& command) { return std::system(command.c_str()); };
+  // Debian's h5py belongs to /usr/bin/python3, which another Python may shadow.
+  const bool has_h5py = run("/usr/bin/python3 -c 'import h5py' 2>/dev/null") == 0;
+  if (has_h5py)
+    CHECK(run("/usr/bin/python3 " + (folder / "read.py ") + (folder / "step_3/state.h5 ") + text) ==
+          0);
+  const bool has_h5dump = run("command -v h5dump >/dev/null") == 0;
+  if (has_h5dump) {
+    REQUIRE(run("h5dump -A " + (folder / "step_3/state.h5") + " >" + (folder / "dump")) == 0);
+    const std::string dump = read_text(folder / "dump");
+    CHECK_THAT(dump, contains("(0): \"expert\", \"hidden\", \"channel\""));
+    CHECK_THAT(dump, contains("H5T_IEEE_F64LE"));
+  }
+  if (!has_h5py && !has_h5dump) WARN("neither h5py nor h5dump here: nothing looked at the file");
 }
 
 TEST_CASE("a save that cannot be written leaves the old and says why", "[checkpoint]") {

@@ -232,9 +232,9 @@ TEST_CASE("an output gain of ones is no gain", "[layer]") {
 }
 
 TEST_CASE("a layer refuses what does not go together", "[layer]") {
-  const auto refusal = [](const MoeConfig& config, int ranks = 1) {
+  const auto refusal = [](const MoeConfig& config) {
     return message_of<Error>([&] {
-      ParameterStore<float> store(0, ranks);
+      ParameterStore<float> store;
       MoeLayer<float>(config, 0, store, "moe");
     });
   };
@@ -246,7 +246,15 @@ TEST_CASE("a layer refuses what does not go together", "[layer]") {
   config = small_config("switch");
   config.d_hidden = 0;
   CHECK_THAT(refusal(config), contains("d_hidden 0"));
-  CHECK_THAT(refusal(small_config("switch"), 2), contains("one expert rank"));
+  CHECK_THAT(message_of<Error>([] {
+               PackedStep step({9});
+               ParameterStore<float> half(1, 2);
+               const MoeLayer<float> layer(small_config("switch"), 0, half, "moe");
+               half.allocate(ExecutionSpace(), 1);
+               MoeLayer<float>::Saved saved;
+               layer.forward(step.ctx, Matrix<float>("x", 9, 5), Matrix<float>("y", 9, 5), saved);
+             }),
+             contains("owns experts 2 to 4 of 4"));
 
   LayerRig<float> rig(small_config("switch"), {9});
   const Matrix<float> narrow("narrow", 9, 4), shallow("shallow", 8, 5);

@@ -87,7 +87,7 @@ TEST_CASE("what keys cannot say alone is refused where it stands in the deck", "
        "lm.toml:6:", "more micro-batches than the 2 sequences"},
       {"sequence_length = 64\neval_stride = 65\n",
        "lm.toml:4:", "exceeds data/sequence_length = 64"},
-      {"[parallel]\nexpert_ranks = 2\n", "lm.toml:4:", "must be 1"},
+      {"[parallel]\nexpert_ranks = -1\n", "lm.toml:4:", "expert_ranks"},
       {"[moe]\nexperst = 4\n", "lm.toml:4:", "moe/experts"},
       {"[moe]\nrouter = \"sparse_mixer\"\n", "lm.toml:4:", "sparsemixer"},
       {"[model]\ndropout = 1.5\n", "lm.toml:4:", "dropout"},

@@ -31,6 +31,7 @@ class DefaultMoeRouter final : public Router<T> {
                        const Routing<T>& routing, const RouterFeedback<T>& feedback,
                        const Matrix<T>& d_z) const override;
   void end_step(const StepContext& ctx, const RouterStatistics& statistics) override;
+  void discard_step(const ExecutionSpace& space) override { Kokkos::deep_copy(space, gathered_, 0); }
 
  private:
   ParameterHandle mean_output_;

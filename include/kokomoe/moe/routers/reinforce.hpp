@@ -26,6 +26,7 @@ class ReinforceRouter final : public detail::SampledGateRouter<T> {
                        const Routing<T>& routing, const RouterFeedback<T>& feedback,
                        const Matrix<T>& d_z) const override;
   void end_step(const StepContext& ctx, const RouterStatistics& statistics) override;
+  void discard_step(const ExecutionSpace& space) override { Kokkos::deep_copy(space, gathered_, 0); }
   EstimatorInfo estimator() const override;
 
  private:

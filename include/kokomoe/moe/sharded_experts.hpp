@@ -1,0 +1,55 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/moe/dispatch_plan.hpp"
+#include "kokomoe/moe/experts.hpp"
+#include "kokomoe/parallel/expert_exchange.hpp"
+#include "kokomoe/parallel/step_context.hpp"
+
+#include <functional>
+
+namespace kokomoe {
+
+/// Experts on this rank, or in blocks over the ranks of an expert group: rows go to the owners of
+/// their experts and the results come back. The result does not depend on the number of parts
+/// that an exchange has, nor on its path.
+template <class T>
+class ShardedExperts {
+ public:
+  struct Saved {
+    ExchangePlan exchange;
+    typename Experts<T>::Saved experts;
+    Vector<int> expert_of_row;  ///< (arrived rows) local expert
+  };
+
+  ShardedExperts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name)
+      : experts_(config, store, name), owned_(store.experts(config.experts)) {}
+
+  /// True when rows leave this rank: those gathered for `forward` then need not be saved.
+  bool is_sharded(const StepContext& ctx) const {
+    return !owned_.all() || (ctx.exchange != nullptr && ctx.exchange->sharded());
+  }
+
+  /// `rows` (plan.rows(), d) gathered by `plan`, and the experts' outputs of the same shape and
+  /// order. `beside`, if any, is run once, while rows are on their way. With sharded experts
+  /// collective over ctx.exchange's group; throws Error when the context has no such exchange.
+  void forward(const StepContext& ctx, const DispatchPlan& plan, const Matrix<T>& rows,
+               const Matrix<T>& out, Saved& saved, const std::function<void()>& beside) const;
+
+  /// See Experts::backward; all rows in the plan's order.
+  void backward(const StepContext& ctx, const DispatchPlan& plan, const Saved& saved,
+                const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
+                const std::function<void()>& beside) const;
+
+  const ExpertRange& owned() const { return owned_; }
+
+ private:
+  ExpertExchange& exchange(const StepContext& ctx) const;
+
+  Experts<T> experts_;
+  ExpertRange owned_;
+};
+
+}  // namespace kokomoe
