@@ -115,6 +115,18 @@ bool sorts_nothing(const ExchangePlan& plan) {
                      [](unsigned char sorted) { return sorted != 0; });
 }
 
+/// (rows) the sequence of each row of a plan, by its index in the global batch.
+Vector<std::uint32_t> sequences_of_rows(const StepContext& ctx, const DispatchPlan& plan) {
+  const auto rows = static_cast<std::size_t>(plan.rows());
+  const Vector<std::uint32_t> result = ctx.saved->vector<std::uint32_t>(rows);
+  const Vector<const std::uint32_t> sequence = ctx.tokens.sequence_index;
+  const Vector<const int> token = plan.token_of_row;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::sequence_of_row"), Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, rows),
+      KOKKOS_LAMBDA(const std::size_t r) { result(r) = sequence(token(r)); });
+  return result;
+}
+
 template <class T>
 Matrix<T> memory_for_unsorted(Arena& scratch, const ExchangePlan& plan, std::size_t columns) {
   const std::size_t rows =
@@ -147,8 +159,14 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const ExecutionSpace& space = ctx.space;
   const std::size_t d = rows.extent(1);
   if (!is_sharded(ctx)) {
+    RowArithmetic how{ctx.layout_free, {}};
+    if (ctx.layout_free) {
+      saved.sequence_of_row = sequences_of_rows(ctx, plan);
+      how.segments =
+          segments_of_rows(space, *ctx.saved, plan.expert_of_row, saved.sequence_of_row);
+    }
     experts_.forward(space, *ctx.saved, *ctx.scratch, rows, plan.offsets_on_host(),
-                     plan.expert_of_row, out, saved.experts);
+                     plan.expert_of_row, out, saved.experts, how);
     if (beside) beside();
     return;
   }
@@ -160,7 +178,7 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const Matrix<T> at_experts = ctx.saved->template matrix<T>(arrived, d);
   saved.expert_of_row = ctx.saved->template vector<int>(arrived);
   find_experts(space, blocks_of(way, 0, owned_.size()), saved.expert_of_row);
-  experts_.begin(*ctx.saved, at_experts, saved.experts);
+  experts_.begin(*ctx.saved, at_experts, {ctx.layout_free, {}}, saved.experts);
 
   ArenaScope scope(*ctx.scratch);
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
@@ -217,7 +235,7 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   Travel<T> back(space, ranks, way, d_rows, results, unsorted);
   Travel<T> back_too(space, ranks, way, column(d_row_weight, rows), column(dots, arrived),
                      unsorted_numbers);
-  const auto betas = experts_.begin_backward();
+  const auto adds = experts_.begin_backward();
   const bool alone = way.chunks == 1;
   there_too.start(0, Way::to_experts, false);
   there.start(0, Way::to_experts, alone && !beside);
@@ -230,7 +248,7 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
     there_too.finish(c, Way::to_experts);
     there.finish(c, Way::to_experts);
     experts_.backward_part(space, *ctx.scratch, {way.first_expert(c), way.first_expert(c + 1)},
-                           betas, saved.experts, way.expert_offsets, saved.expert_of_row,
+                           adds, saved.experts, way.expert_offsets, saved.expert_of_row,
                            gradients, weights, results, dots);
     ranks.progress();
     back_too.start(c, Way::back, false);
