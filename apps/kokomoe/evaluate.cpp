@@ -20,13 +20,15 @@ namespace {
 template <class Work>
 int with_model(const std::string& from, const std::vector<std::string>& overrides,
                const Communicator& communicator, const Work& work) {
-  const Deck deck = deck_of_checkpoint(resolve_checkpoint(from), overrides);
-  if (deck.text("run/precision") == "double") {
-    auto loaded = load_language_model<double>(from, overrides, communicator);
+  const auto run = [&](auto loaded) {
+    if (communicator.is_root())
+      for (const std::string& note : loaded.notes) std::cerr << "note: " << note << std::endl;
     return work(loaded);
-  }
-  auto loaded = load_language_model<float>(from, overrides, communicator);
-  return work(loaded);
+  };
+  const Deck deck = deck_of_checkpoint(resolve_checkpoint(from), overrides);
+  if (deck.text("run/precision") == "double")
+    return run(load_language_model<double>(from, overrides, communicator));
+  return run(load_language_model<float>(from, overrides, communicator));
 }
 
 struct EvalOptions {

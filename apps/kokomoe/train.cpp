@@ -15,7 +15,7 @@ namespace kokomoe::app {
 void add_train(CLI::App& program, Action& action) {
   struct Options {
     TrainingOptions training;
-    std::string wall;
+    std::string wall, watchdog;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = program.add_subcommand("train", "train the model of a deck");
@@ -28,16 +28,24 @@ void add_train(CLI::App& program, Action& action) {
                       "go on from a step folder, or from `last` of the run folder");
   command->add_option("-t,--time", options->wall,
                       "wall limit hh:mm:ss: save and leave with code 75 before it is reached");
+  command->add_option("-w,--watchdog", options->watchdog,
+                      "seconds (or hh:mm:ss) without progress that end the run with code 1, naming "
+                      "the ranks that the others wait for; more than the longest step and save");
   command->add_option("overrides", options->training.overrides, "section/key=value ...");
   command->footer(
       "Example: kokomoe train -i inputs/lm/quickstart.toml -d runs/first train/steps=100\n"
-      "SIGTERM, SIGINT, SIGUSR1, SIGHUP or a file RUN/stop save and stop, too.");
+      "SIGTERM, SIGINT, SIGUSR1, SIGHUP or a file RUN/stop save and stop, too; a file\n"
+      "RUN/checkpoint_now saves after the step that is under way, and the run goes on.");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
-      if (!options->wall.empty())
-        options->training.wall_seconds = parse_duration(options->wall);
-      if (!options->wall.empty() && options->training.wall_seconds <= 0)
-        throw InputError("-t " + options->wall + ": no time to run in");
+      const auto seconds_of = [](const char* flag, const std::string& text) {
+        const double seconds = text.empty() ? 0 : parse_duration(text);
+        if (!text.empty() && seconds <= 0)
+          throw InputError(std::string(flag) + " " + text + ": no time to run in");
+        return seconds;
+      };
+      options->training.wall_seconds = seconds_of("-t", options->wall);
+      options->training.watchdog_seconds = seconds_of("-w", options->watchdog);
       return train_language_model(options->training, communicator) ? done : stopped_early;
     };
   });

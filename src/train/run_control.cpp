@@ -63,30 +63,47 @@ double RunControl::elapsed() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }
 
-StopReason RunControl::check(const Communicator& communicator, double reserve) {
-  const std::string file = run_folder_ + "/stop";
-  StopReason own = StopReason::none;
-  if (signals_seen > 0) own = StopReason::signal;
-  if (own == StopReason::none && communicator.is_root()) {
-    std::error_code ignored;
-    if (wall_seconds_ > 0 && elapsed() + reserve >= wall_seconds_)
-      own = StopReason::wall_limit;
-    else if (std::filesystem::exists(file, ignored))
-      own = StopReason::stop_file;
-  }
-  const auto agreed = static_cast<StopReason>(communicator.all_reduce_max(static_cast<int>(own)));
-  if (agreed == StopReason::stop_file && communicator.is_root()) {
-    std::error_code ignored;
-    std::filesystem::remove(file, ignored);
-  }
-  return agreed;
+bool RunControl::arrived(Letter& letter) const {
+  std::error_code ignored;
+  letter.seen =
+      !letter.ignored && std::filesystem::exists(run_folder_ + "/" + letter.name, ignored);
+  return letter.seen;
 }
 
-std::string to_string(StopReason reason) {
-  switch (reason) {
-    case StopReason::signal: return "a signal";
-    case StopReason::wall_limit: return "the wall limit";
-    case StopReason::stop_file: return "the file \"stop\"";
+RunRequest RunControl::check(const Communicator& communicator, double reserve) {
+  RunRequest own = RunRequest::none;
+  if (communicator.is_root()) {
+    if (arrived(checkpoint_now_)) own = RunRequest::checkpoint;
+    if (arrived(stop_)) own = RunRequest::stop_file;
+    if (wall_seconds_ > 0 && elapsed() + reserve >= wall_seconds_) own = RunRequest::wall_limit;
+  }
+  if (signals_seen > 0) own = RunRequest::signal;
+  return static_cast<RunRequest>(communicator.all_reduce_max(static_cast<int>(own)));
+}
+
+std::string RunControl::answer(RunRequest request) {
+  std::string problem;
+  const auto remove = [&](Letter& letter) {
+    const std::string path = run_folder_ + "/" + letter.name;
+    std::error_code code;
+    std::filesystem::remove(path, code);
+    letter.seen = false;
+    if (!code) return;
+    letter.ignored = true;
+    problem = path + " cannot be removed (" + code.message() + "): it is ignored from now on";
+  };
+  if (checkpoint_now_.seen) remove(checkpoint_now_);
+  // What stopped the run for another reason leaves the file for the next one.
+  if (stop_.seen && request == RunRequest::stop_file) remove(stop_);
+  return problem;
+}
+
+std::string to_string(RunRequest request) {
+  switch (request) {
+    case RunRequest::checkpoint: return "the file \"checkpoint_now\"";
+    case RunRequest::signal: return "a signal";
+    case RunRequest::wall_limit: return "the wall limit";
+    case RunRequest::stop_file: return "the file \"stop\"";
     default: return "nothing";
   }
 }

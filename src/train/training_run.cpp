@@ -6,260 +6,22 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/gemm.hpp"
 #include "kokomoe/io/checkpoint.hpp"
-#include "kokomoe/io/json_lines.hpp"
 #include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/progress.hpp"
-#include "kokomoe/train/run_control.hpp"
 #include "kokomoe/train/run_folder.hpp"
 #include "train/checkpoint_deck.hpp"
+#include "train/training_loop.hpp"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
+#include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <limits>
 
 namespace kokomoe {
 
 namespace {
 
 namespace fs = std::filesystem;
-
-class Clock {
- public:
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    const double seconds = std::chrono::duration<double>(now - last_).count();
-    last_ = now;
-    return seconds;
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
-
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.flush();
-  if (!file) fail(path, "cannot be written");
-}
-
-struct ModelSize {
-  std::size_t total = 0, active = 0, frozen = 0;
-};
-
-template <class T>
-ModelSize model_size(const ParameterStore<T>& store, const MoeConfig& moe) {
-  ModelSize size;
-  size.total = store.parameters();
-  size.active = size.total;
-  for (const auto& entry : store.entries()) {
-    if (entry.frozen) size.frozen += entry.size;
-    // k of E experts see a token; dense_mixture runs all.
-    if (entry.group == ParameterStore<T>::Group::expert && moe.router != "dense_mixture")
-      size.active -= entry.size / entry.local_shape[0] *
-                     (entry.local_shape[0] - static_cast<std::size_t>(moe.k));
-  }
-  return size;
-}
-
-/// Checkpoints carry their tokenizer: neither a cache nor the text it was trained on is needed.
-std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta) {
-  return make_tokenizer_from(meta.texts.at("tokenizer_kind"), meta.texts.at("tokenizer"));
-}
-
-/// Everything of one run that outlives a step.
-template <class T>
-class Run {
- public:
-  Run(const TrainingOptions& options, const Deck& deck, const LanguageModelConfig& config,
-      const Communicator& communicator, const std::string& checkpoint)
-      : folder_(options.run_folder),
-        deck_(deck),
-        communicator_(communicator),
-        control_(options.run_folder, options.wall_seconds),
-        progress_(communicator.is_root(), config.steps) {
-    LanguageModelConfig full = config;
-    tokenizer_ = checkpoint.empty() ? make_tokenizer(config.tokenizer, communicator)
-                                    : tokenizer_of(read_manifest(checkpoint));
-    full.model.vocabulary = tokenizer_->vocabulary();
-    const Corpus corpus =
-        Corpus::open(config.train_files, *tokenizer_, config.cache_folder, communicator);
-    if (!config.heldout_files.empty())
-      windows_.emplace(
-          Corpus::open(config.heldout_files, *tokenizer_, config.cache_folder, communicator),
-          config.sequence_length, config.eval_stride, config.batch_tokens / communicator.size(),
-          communicator.size());
-    model_ = std::make_unique<LanguageModel<T>>(full, communicator, corpus);
-    say_model(corpus);
-    if (!checkpoint.empty()) resume(checkpoint);
-    run_on_root(communicator, [&] {
-      std::error_code code;
-      fs::create_directories(folder_ + "/checkpoints", code);
-      if (code) fail(folder_ + "/checkpoints", "cannot be made: " + code.message());
-      write_text(folder_ + "/effective.toml", deck.effective());
-      JsonLines::truncate_after(folder_ + "/metrics.jsonl", step_);
-      metrics_ = JsonLines(folder_ + "/metrics.jsonl");
-    });
-  }
-
-  bool train() {
-    const LanguageModelConfig& config = model_->config();
-    if (step_ == 0 && config.steps == 0) save(false);
-    double average = 0;
-    Clock clock;
-    while (step_ < config.steps) {
-      clock.lap();
-      const UpdateReport& report = model_->update(step_);
-      const double seconds = clock.lap();
-      step_ = report.step;
-      tokens_ += report.tokens;
-      average = average == 0 ? seconds : 0.9 * average + 0.1 * seconds;
-      write_metrics(report, seconds);
-
-      const bool last = step_ == config.steps;
-      const bool evaluates =
-          windows_ && (last || (config.eval_every > 0 && step_ % config.eval_every == 0));
-      const bool improved = evaluates && evaluate();
-      // The reserve: one more step, with an evaluation, and a save.
-      const StopReason stop =
-          control_.check(communicator_, 2 * average + eval_seconds_ + save_seconds_);
-      double saved = 0;
-      if (improved || last || stop != StopReason::none ||
-          (config.checkpoint_every > 0 && step_ % config.checkpoint_every == 0))
-        saved = save(improved);
-      progress_.step(report, static_cast<double>(report.tokens) / seconds,
-                     static_cast<double>(config.steps - step_) * average, saved);
-      if (stop != StopReason::none && !last) {
-        progress_.say("stopped at step " + std::to_string(step_) + " by " + to_string(stop) +
-                      "; go on with -r last");
-        return false;
-      }
-    }
-    progress_.finish();
-    progress_.say("done: " + std::to_string(step_) + " steps, " +
-                  human_count(static_cast<double>(tokens_)) + " tokens, " +
-                  human_time(control_.elapsed()) + "; device memory at its peak " +
-                  human_bytes(static_cast<double>(model_->peak_bytes())) + " a rank");
-    return true;
-  }
-
- private:
-  void say_model(const Corpus& corpus) {
-    const LanguageModelConfig& config = model_->config();
-    const ModelSize size = model_size(model_->store(), config.model.moe);
-    std::string line = "model: " + human_count(static_cast<double>(size.total)) +
-                       " parameters, " + human_count(static_cast<double>(size.active)) +
-                       " active for a token";
-    if (size.frozen > 0)
-      line += ", " + human_count(static_cast<double>(size.frozen)) + " frozen";
-    const int sparse = model_->model().moe_layers();
-    line += "; " + std::to_string(config.model.layers) + " layers, " + std::to_string(sparse) +
-            " with experts";
-    if (sparse > 0)
-      line += " (" + config.model.moe.router + ", " + std::to_string(config.model.moe.experts) +
-              " experts, k = " + std::to_string(config.model.moe.k) + ")";
-    progress_.say(line);
-    progress_.say("data: " + human_count(static_cast<double>(corpus.size())) + " tokens, " +
-                  human_count(static_cast<double>(config.batch_tokens)) + " an update" +
-                  (windows_ ? ", " + human_count(static_cast<double>(windows_->scored())) +
-                                  " held out"
-                            : ""));
-  }
-
-  void resume(const std::string& checkpoint) {
-    const CheckpointMeta meta = load_checkpoint<T>(checkpoint, model_->store(), communicator_);
-    step_ = meta.step;
-    if (const auto found = meta.counters.find("tokens"); found != meta.counters.end())
-      tokens_ = found->second;
-    if (const auto found = meta.numbers.find("best_loss"); found != meta.numbers.end())
-      best_loss_ = found->second;
-    progress_.say("resumed from " + checkpoint);
-  }
-
-  void write_metrics(const UpdateReport& report, double seconds) {
-    if (!communicator_.is_root()) return;
-    metrics_.begin()
-        .field("step", report.step)
-        .field("loss", report.loss)
-        .field("task_loss", report.task_loss)
-        .field("aux_loss", report.aux_loss)
-        .field("tokens", tokens_)
-        .field("tokens_per_second", static_cast<double>(report.tokens) / seconds)
-        .field("learning_rate", report.learning_rate)
-        .field("grad_norm", report.grad_norm)
-        .field("seconds", seconds);
-    if (!report.load.empty()) {
-      column_.clear();
-      for (const LoadMetrics& load : report.load) column_.push_back(load.largest_over_mean);
-      metrics_.field("load_largest_over_mean", std::span<const double>(column_));
-      column_.clear();
-      for (const LoadMetrics& load : report.load) column_.push_back(load.entropy);
-      metrics_.field("load_entropy", std::span<const double>(column_));
-      int dead = 0;
-      for (const LoadMetrics& load : report.load) dead += load.dead;
-      metrics_.field("dead_experts", dead);
-    }
-    metrics_.end();
-  }
-
-  /// True when this is the best loss so far.
-  bool evaluate() {
-    Clock clock;
-    const EvaluationReport report = model_->evaluate(*windows_);
-    if (communicator_.is_root())
-      metrics_.begin()
-          .field("step", step_)
-          .field("eval_loss", report.loss)
-          .field("bits_per_byte", report.bits_per_byte)
-          .field("perplexity", report.perplexity)
-          .field("accuracy", report.accuracy)
-          .end();
-    const bool improved = report.loss < best_loss_;
-    if (improved) best_loss_ = report.loss;
-    char line[160];
-    std::snprintf(line, sizeof line,
-                  "eval at step %lld: loss %.4f, %.4f bits per byte, accuracy %.3f%s",
-                  static_cast<long long>(step_), report.loss, report.bits_per_byte,
-                  report.accuracy, improved ? " (best)" : "");
-    progress_.say(line);
-    eval_seconds_ = clock.lap();
-    return improved;
-  }
-
-  double save(bool best) {
-    Clock clock;
-    CheckpointMeta meta;
-    meta.step = step_;
-    meta.deck = deck_.effective();
-    meta.counters["tokens"] = tokens_;
-    meta.numbers["best_loss"] = best_loss_;
-    meta.texts["tokenizer_kind"] = tokenizer_->name();
-    meta.texts["tokenizer"] = tokenizer_->serialized();
-    save_checkpoint<T>(folder_ + "/checkpoints", model_->store(), meta, communicator_, best,
-                       model_->config().checkpoint_keep);
-    save_seconds_ = clock.lap();
-    return save_seconds_;
-  }
-
-  std::string folder_;
-  Deck deck_;
-  const Communicator& communicator_;
-  RunControl control_;
-  Progress progress_;
-  std::shared_ptr<const Tokenizer> tokenizer_;
-  std::optional<EvalWindows> windows_;
-  std::unique_ptr<LanguageModel<T>> model_;
-  JsonLines metrics_;
-  std::vector<double> column_;
-  std::int64_t step_ = 0;
-  std::int64_t tokens_ = 0;
-  double best_loss_ = std::numeric_limits<double>::infinity();
-  double save_seconds_ = 0, eval_seconds_ = 0;
-};
 
 bool lies_in(const std::string& checkpoint, const std::string& run_folder) {
   std::error_code ignored;
@@ -332,8 +94,8 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
     progress.say("note: \"" + folder + "\" holds no checkpoint: starting fresh");
   communicator.barrier();
   if (config.double_precision)
-    return Run<double>(options, deck, config, communicator, checkpoint).train();
-  return Run<float>(options, deck, config, communicator, checkpoint).train();
+    return detail::TrainingLoop<double>(options, deck, config, communicator, checkpoint).train();
+  return detail::TrainingLoop<float>(options, deck, config, communicator, checkpoint).train();
 }
 
 template <class T>
@@ -341,11 +103,22 @@ LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const std::vector<std::string>& overrides,
                                    const Communicator& communicator) {
   const std::string folder = resolve_checkpoint(run_or_step);
-  LoadedModel<T> loaded{deck_of_checkpoint(folder, overrides), nullptr, nullptr, 0};
+  LoadedModel<T> loaded{deck_of_checkpoint(folder, overrides), nullptr, nullptr, 0, {}};
   detail::refuse_other_model(loaded.deck, folder);
   std::vector<std::string> notes;
   LanguageModelConfig config = read_language_model_deck(loaded.deck, notes);
-  loaded.tokenizer = tokenizer_of(read_manifest(folder));
+  // A checkpoint knows no layout: what its run had is only a wish here, unless one asks for it.
+  const int wanted = config.parallel.expert_ranks;
+  const bool asked = std::any_of(overrides.begin(), overrides.end(), [](const std::string& text) {
+    return text.starts_with("parallel/expert_ranks=");
+  });
+  if (!asked && wanted > 0 && communicator.size() % wanted != 0) {
+    config.parallel.expert_ranks = 1;
+    loaded.notes.push_back("parallel/expert_ranks = " + std::to_string(wanted) +
+                           " does not divide the " + std::to_string(communicator.size()) +
+                           " rank(s): every rank holds all experts");
+  }
+  loaded.tokenizer = detail::tokenizer_of(read_manifest(folder));
   config.model.vocabulary = loaded.tokenizer->vocabulary();
   loaded.model = std::make_unique<LanguageModel<T>>(config, communicator, std::nullopt);
   loaded.step =

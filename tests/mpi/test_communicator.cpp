@@ -91,9 +91,18 @@ TEST_CASE("one rank's error stops all", "[communicator]") {
       if (ranks.rank() == last) throw InputError("my disk");
     });
   });
-  CHECK(message == (ranks.rank() == last
-                        ? "my disk"
-                        : "rank " + std::to_string(last) + " failed: its own message says why"));
+  CHECK(message ==
+        (ranks.rank() == last ? "my disk" : "rank " + std::to_string(last) + ": my disk"));
+  // The type travels with the words, those of the first rank that failed.
+  const std::string several = message_of<InputError>([&] {
+    run_on_all(ranks, [&] {
+      if (ranks.rank() > 0 || ranks.size() == 1)
+        throw InputError("disk of " + std::to_string(ranks.rank()));
+    });
+  });
+  CHECK(several == (ranks.rank() > 0 || ranks.size() == 1
+                        ? "disk of " + std::to_string(ranks.rank())
+                        : "rank 1: disk of 1"));
   run_on_all(ranks, [] {});
 }
 

@@ -9,12 +9,23 @@
 
 namespace kokomoe {
 
-/// Why a run should end early, agreed on by all ranks.
-enum class StopReason { none, signal, wall_limit, stop_file };
+/// What somebody wants of a run between two steps, agreed on by all ranks; what is more wins.
+enum class RunRequest {
+  none,
+  checkpoint,  ///< save and go on
+  signal,      ///< this and what follows: save and end
+  wall_limit,
+  stop_file
+};
 
-/// Watches for SIGTERM, SIGINT, SIGUSR1 and SIGHUP, a wall limit, and a file `stop` in the run
-/// folder. The handlers only set a flag; a second SIGTERM or SIGINT leaves at once with code 143. A
-/// SIGHUP that is ignored already (nohup) stays so.
+/// True for what ends the run.
+inline bool ends_run(RunRequest request) {
+  return request > RunRequest::checkpoint;
+}
+
+/// Watches for SIGTERM, SIGINT, SIGUSR1 and SIGHUP, a wall limit, and files `stop` and
+/// `checkpoint_now` in the run folder. The handlers only set a flag; a second SIGTERM or SIGINT
+/// leaves at once with code 143. A SIGHUP that is ignored already (nohup) stays so.
 class RunControl {
  public:
   /// `wall_seconds` 0 = no limit; counted from here. Installs the handlers.
@@ -23,19 +34,33 @@ class RunControl {
   RunControl(const RunControl&) = delete;
   RunControl& operator=(const RunControl&) = delete;
 
-  /// Collective: one reduction. Removes the file when that is the reason. `reserve` seconds before
-  /// the wall limit count as reached (what a step and a checkpoint take).
-  StopReason check(const Communicator& communicator, double reserve);
+  /// Collective: one reduction. `reserve` seconds before the wall limit count as reached (what a
+  /// step and a checkpoint take).
+  RunRequest check(const Communicator& communicator, double reserve);
+
+  /// After the save: removes the files that asked for it, so that whoever made them sees that it is
+  /// done. Returns what is wrong when one stays, or ""; it is then not looked at again. On the root;
+  /// other ranks do nothing.
+  std::string answer(RunRequest request);
 
   double elapsed() const;
 
  private:
+  /// A file by which somebody speaks to the run.
+  struct Letter {
+    const char* name;
+    bool seen = false, ignored = false;
+  };
+  bool arrived(Letter& letter) const;
+
   std::string run_folder_;
   double wall_seconds_;
+  Letter stop_{"stop"}, checkpoint_now_{"checkpoint_now"};
   std::chrono::steady_clock::time_point start_;
 };
 
-std::string to_string(StopReason reason);
+/// "a signal", "the wall limit", ...: what a run was ended by.
+std::string to_string(RunRequest request);
 
 /// Seconds of "hh:mm:ss", "mm:ss" or "ss"; throws InputError.
 double parse_duration(const std::string& text);

@@ -18,6 +18,7 @@ struct TrainingOptions {
   std::string resume;                  ///< "", "last", or a step folder
   std::vector<std::string> overrides;  ///< "section/key=value"
   double wall_seconds = 0;             ///< 0 = no limit
+  double watchdog_seconds = 0;         ///< without progress that end the run; 0 = any time
 };
 
 /// Runs a deck in its run folder: effective.toml, metrics.jsonl, checkpoints/, and a file `lock`
@@ -34,6 +35,7 @@ struct LoadedModel {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<LanguageModel<T>> model;
   std::int64_t step = 0;
+  std::vector<std::string> notes;  ///< what its user should know, for the root to print
 };
 
 /// `overrides` change the deck that the checkpoint was written with, but not its model or

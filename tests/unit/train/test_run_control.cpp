@@ -26,27 +26,67 @@ TEST_CASE("durations are hours, minutes and seconds", "[train]") {
   }
 }
 
-TEST_CASE("a file named stop ends a run once", "[train]") {
+TEST_CASE("a file named stop ends a run once, and goes when the run has saved", "[train]") {
   const TemporaryFolder folder;
   const Communicator alone;
   RunControl control(folder.path(), 0);
-  CHECK(control.check(alone, 0) == StopReason::none);
+  CHECK(control.check(alone, 0) == RunRequest::none);
   write_text(folder / "stop", "");
-  CHECK(control.check(alone, 0) == StopReason::stop_file);
+  const RunRequest request = control.check(alone, 0);
+  CHECK(request == RunRequest::stop_file);
+  CHECK(ends_run(request));
+  CHECK(std::filesystem::exists(folder / "stop"));
+  CHECK(control.answer(request).empty());
   CHECK_FALSE(std::filesystem::exists(folder / "stop"));
-  CHECK(control.check(alone, 0) == StopReason::none);
+  CHECK(control.check(alone, 0) == RunRequest::none);
+}
+
+TEST_CASE("a file named checkpoint_now asks for a save, once, and ends nothing", "[train]") {
+  const TemporaryFolder folder;
+  const Communicator alone;
+  RunControl control(folder.path(), 0);
+  write_text(folder / "checkpoint_now", "");
+  CHECK(control.check(alone, 0) == RunRequest::checkpoint);
+  CHECK_FALSE(ends_run(RunRequest::checkpoint));
+  CHECK_FALSE(ends_run(RunRequest::none));
+  CHECK(std::filesystem::exists(folder / "checkpoint_now"));
+  CHECK(control.answer(RunRequest::checkpoint).empty());
+  CHECK_FALSE(std::filesystem::exists(folder / "checkpoint_now"));
+  CHECK(control.check(alone, 0) == RunRequest::none);
+  // One that came after the look stays for the next step.
+  write_text(folder / "checkpoint_now", "");
+  CHECK(control.answer(RunRequest::none).empty());
+  CHECK(control.check(alone, 0) == RunRequest::checkpoint);
+  // A stop saves too: both are answered by it.
+  write_text(folder / "stop", "");
+  CHECK(control.check(alone, 0) == RunRequest::stop_file);
+  control.answer(RunRequest::stop_file);
+  CHECK_FALSE(std::filesystem::exists(folder / "checkpoint_now"));
+  CHECK_FALSE(std::filesystem::exists(folder / "stop"));
+}
+
+TEST_CASE("a request that cannot be taken away is named, and not heard again", "[train]") {
+  const TemporaryFolder folder;
+  const Communicator alone;
+  RunControl control(folder.path(), 0);
+  std::filesystem::create_directories(folder / "checkpoint_now/inside");
+  CHECK(control.check(alone, 0) == RunRequest::checkpoint);
+  const std::string problem = control.answer(RunRequest::checkpoint);
+  CHECK_THAT(problem, contains("checkpoint_now cannot be removed"));
+  CHECK_THAT(problem, contains("ignored from now on"));
+  CHECK(control.check(alone, 0) == RunRequest::none);
 }
 
 TEST_CASE("the wall limit counts what a step and a checkpoint take", "[train]") {
   const TemporaryFolder folder;
   const Communicator alone;
   RunControl control(folder.path(), 1000);
-  CHECK(control.check(alone, 0) == StopReason::none);
-  CHECK(control.check(alone, 900) == StopReason::none);
-  CHECK(control.check(alone, 1000) == StopReason::wall_limit);
+  CHECK(control.check(alone, 0) == RunRequest::none);
+  CHECK(control.check(alone, 900) == RunRequest::none);
+  CHECK(control.check(alone, 1000) == RunRequest::wall_limit);
   CHECK(control.elapsed() >= 0);
   RunControl endless(folder.path(), 0);
-  CHECK(endless.check(alone, 1e9) == StopReason::none);
+  CHECK(endless.check(alone, 1e9) == RunRequest::none);
 }
 
 TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train]") {
@@ -56,11 +96,11 @@ TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train
   {
     RunControl control(folder.path(), 0);
     std::raise(signal);
-    CHECK(control.check(alone, 0) == StopReason::signal);
-    CHECK(control.check(alone, 0) == StopReason::signal);
+    CHECK(control.check(alone, 0) == RunRequest::signal);
+    CHECK(control.check(alone, 0) == RunRequest::signal);
   }
   RunControl next(folder.path(), 0);
-  CHECK(next.check(alone, 0) == StopReason::none);
+  CHECK(next.check(alone, 0) == RunRequest::none);
 }
 
 TEST_CASE("a terminal that closes may send SIGHUP twice", "[train]") {
@@ -68,7 +108,7 @@ TEST_CASE("a terminal that closes may send SIGHUP twice", "[train]") {
   RunControl control(folder.path(), 0);
   std::raise(SIGHUP);
   std::raise(SIGHUP);
-  CHECK(control.check(Communicator(), 0) == StopReason::signal);
+  CHECK(control.check(Communicator(), 0) == RunRequest::signal);
 }
 
 TEST_CASE("SIGHUP that nohup ignores stays ignored", "[train]") {
@@ -77,15 +117,16 @@ TEST_CASE("SIGHUP that nohup ignores stays ignored", "[train]") {
   {
     RunControl control(folder.path(), 0);
     std::raise(SIGHUP);
-    CHECK(control.check(Communicator(), 0) == StopReason::none);
+    CHECK(control.check(Communicator(), 0) == RunRequest::none);
   }
   CHECK(std::signal(SIGHUP, SIG_DFL) == SIG_IGN);
 }
 
 TEST_CASE("reasons to stop read well", "[train]") {
-  CHECK(to_string(StopReason::signal) == "a signal");
-  CHECK(to_string(StopReason::wall_limit) == "the wall limit");
-  CHECK(to_string(StopReason::stop_file) == "the file \"stop\"");
+  CHECK(to_string(RunRequest::signal) == "a signal");
+  CHECK(to_string(RunRequest::wall_limit) == "the wall limit");
+  CHECK(to_string(RunRequest::stop_file) == "the file \"stop\"");
+  CHECK(to_string(RunRequest::checkpoint) == "the file \"checkpoint_now\"");
 }
 
 TEST_CASE("counts, times and sizes are for people", "[train]") {

@@ -1,0 +1,308 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "train/training_loop.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/parallel/agree.hpp"
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+namespace kokomoe::detail {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Updates that may be left out one after the other.
+constexpr std::int64_t most_skipped_in_row = 10;
+
+class Clock {
+ public:
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    const double seconds = std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+    return seconds;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+void write_text(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text;
+  file.flush();
+  if (!file) fail(path, "cannot be written");
+}
+
+struct ModelSize {
+  std::size_t total = 0, active = 0, frozen = 0;
+};
+
+template <class T>
+ModelSize model_size(const ParameterStore<T>& store, const MoeConfig& moe) {
+  ModelSize size;
+  size.total = store.parameters();
+  size.active = size.total;
+  for (const auto& entry : store.entries()) {
+    std::size_t elements = 1;  // over all ranks
+    for (const std::size_t extent : entry.spec.shape) elements *= extent;
+    if (entry.frozen) size.frozen += elements;
+    // k of E experts see a token; dense_mixture runs all.
+    if (entry.group == ParameterStore<T>::Group::expert && moe.router != "dense_mixture")
+      size.active -= elements / entry.spec.shape[0] *
+                     (entry.spec.shape[0] - static_cast<std::size_t>(moe.k));
+  }
+  return size;
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta) {
+  return make_tokenizer_from(meta.texts.at("tokenizer_kind"), meta.texts.at("tokenizer"));
+}
+
+template <class T>
+TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
+                              const LanguageModelConfig& config, const Communicator& communicator,
+                              const std::string& checkpoint)
+    : folder_(options.run_folder),
+      deck_(deck),
+      communicator_(communicator),
+      failed_saves_go_on_(deck.text("checkpoint/on_failure") == "go_on"),
+      watchdog_seconds_(options.watchdog_seconds),
+      control_(options.run_folder, options.wall_seconds),
+      progress_(communicator.is_root(), config.steps) {
+  LanguageModelConfig full = config;
+  tokenizer_ = checkpoint.empty() ? make_tokenizer(config.tokenizer, communicator)
+                                  : tokenizer_of(read_manifest(checkpoint));
+  full.model.vocabulary = tokenizer_->vocabulary();
+  const Corpus corpus =
+      Corpus::open(config.train_files, *tokenizer_, config.cache_folder, communicator);
+  if (!config.heldout_files.empty())
+    windows_.emplace(
+        Corpus::open(config.heldout_files, *tokenizer_, config.cache_folder, communicator),
+        config.sequence_length, config.eval_stride, config.batch_tokens / communicator.size(),
+        communicator.size());
+  model_ = std::make_unique<LanguageModel<T>>(full, communicator, corpus);
+  say_model(corpus);
+  if (!checkpoint.empty()) resume(checkpoint);
+  run_on_root(communicator, [&] {
+    std::error_code code;
+    fs::create_directories(folder_ + "/checkpoints", code);
+    if (code) fail(folder_ + "/checkpoints", "cannot be made: " + code.message());
+    write_text(folder_ + "/effective.toml", deck.effective());
+    JsonLines::truncate_after(folder_ + "/metrics.jsonl", step_);
+    metrics_ = JsonLines(folder_ + "/metrics.jsonl");
+  });
+}
+
+template <class T>
+bool TrainingLoop<T>::train() {
+  const LanguageModelConfig& config = model_->config();
+  watchdog_.emplace(folder_, watchdog_seconds_, communicator_);
+  if (step_ == 0 && config.steps == 0) save(false, true);
+  double average = 0;
+  Clock clock;
+  while (step_ < config.steps) {
+    clock.lap();
+    watchdog_->enter(step_ + 1, "update");
+    const UpdateReport& report = model_->update(step_);
+    const double seconds = clock.lap();
+    step_ = report.step;
+    tokens_ += report.tokens;
+    average = average == 0 ? seconds : 0.9 * average + 0.1 * seconds;
+    write_metrics(report, seconds);
+    count_skipped(report);
+
+    const bool last = step_ == config.steps;
+    const bool evaluates =
+        windows_ && (last || (config.eval_every > 0 && step_ % config.eval_every == 0));
+    const bool improved = evaluates && evaluate();
+    // The reserve: one more step, with an evaluation, and a save.
+    const RunRequest request =
+        control_.check(communicator_, 2 * average + eval_seconds_ + save_seconds_);
+    const bool stops = ends_run(request);
+    double saved = 0;
+    if (improved || last || request != RunRequest::none ||
+        (config.checkpoint_every > 0 && step_ % config.checkpoint_every == 0))
+      saved = save(improved, last || stops);
+    progress_.step(report, static_cast<double>(report.tokens) / seconds,
+                   static_cast<double>(config.steps - step_) * average, saved);
+    if (const std::string problem = control_.answer(request); !problem.empty())
+      progress_.say("warning: " + problem);
+    if (stops && !last) {
+      progress_.say("stopped at step " + std::to_string(step_) + " by " + to_string(request) +
+                    "; go on with -r last");
+      return false;
+    }
+  }
+  progress_.finish();
+  progress_.say("done: " + std::to_string(step_) + " steps, " +
+                human_count(static_cast<double>(tokens_)) + " tokens, " +
+                human_time(control_.elapsed()) +
+                (skipped_ > 0 ? ", " + std::to_string(skipped_) + " updates skipped" : "") +
+                "; device memory at its peak " +
+                human_bytes(static_cast<double>(model_->peak_bytes())) + " a rank");
+  return true;
+}
+
+template <class T>
+void TrainingLoop<T>::say_model(const Corpus& corpus) {
+  const LanguageModelConfig& config = model_->config();
+  const ModelSize size = model_size(model_->store(), config.model.moe);
+  std::string line = "model: " + human_count(static_cast<double>(size.total)) + " parameters, " +
+                     human_count(static_cast<double>(size.active)) + " active for a token";
+  if (size.frozen > 0) line += ", " + human_count(static_cast<double>(size.frozen)) + " frozen";
+  const int sparse = model_->model().moe_layers();
+  line += "; " + std::to_string(config.model.layers) + " layers, " + std::to_string(sparse) +
+          " with experts";
+  if (sparse > 0)
+    line += " (" + config.model.moe.router + ", " + std::to_string(config.model.moe.experts) +
+            " experts, k = " + std::to_string(config.model.moe.k) + ")";
+  progress_.say(line);
+  progress_.say("data: " + human_count(static_cast<double>(corpus.size())) + " tokens, " +
+                human_count(static_cast<double>(config.batch_tokens)) + " an update" +
+                (windows_ ? ", " + human_count(static_cast<double>(windows_->scored())) +
+                                " held out"
+                          : ""));
+}
+
+template <class T>
+void TrainingLoop<T>::resume(const std::string& checkpoint) {
+  const CheckpointMeta meta = load_checkpoint<T>(checkpoint, model_->store(), communicator_);
+  step_ = meta.step;
+  const auto counter = [&](const char* name, std::int64_t& to) {
+    if (const auto found = meta.counters.find(name); found != meta.counters.end())
+      to = found->second;
+  };
+  counter("tokens", tokens_);
+  counter("skipped", skipped_);
+  counter("skipped_in_row", skipped_in_row_);
+  if (const auto found = meta.numbers.find("best_loss"); found != meta.numbers.end())
+    best_loss_ = saved_best_loss_ = found->second;
+  progress_.say("resumed from " + checkpoint);
+}
+
+template <class T>
+void TrainingLoop<T>::count_skipped(const UpdateReport& report) {
+  if (report.not_finite.empty()) {
+    skipped_in_row_ = 0;
+    return;
+  }
+  ++skipped_;
+  ++skipped_in_row_;
+  const std::string what = "update " + std::to_string(report.step) + " is skipped: " +
+                           report.not_finite;
+  if (skipped_in_row_ >= most_skipped_in_row)
+    throw Error(what + "; that makes " + std::to_string(skipped_in_row_) +
+                " in a row: this run does not recover by itself");
+  progress_.say("warning: " + what + "; " + std::to_string(skipped_) + " so far");
+}
+
+template <class T>
+void TrainingLoop<T>::end_row() {
+  try {
+    metrics_.end();
+  } catch (const Error& error) {
+    // What fills a disk that a checkpoint does not fit on any more fits no row either.
+    if (!failed_saves_go_on_) throw;
+    if (lost_rows_++ == 0)
+      progress_.say(std::string("warning: a row of metrics is lost: ") + error.what());
+  }
+}
+
+template <class T>
+void TrainingLoop<T>::write_metrics(const UpdateReport& report, double seconds) {
+  if (!communicator_.is_root()) return;
+  metrics_.begin()
+      .field("step", report.step)
+      .field("loss", report.loss)
+      .field("task_loss", report.task_loss)
+      .field("aux_loss", report.aux_loss)
+      .field("tokens", tokens_)
+      .field("tokens_per_second", static_cast<double>(report.tokens) / seconds)
+      .field("learning_rate", report.learning_rate)
+      .field("grad_norm", report.grad_norm)
+      .field("seconds", seconds);
+  if (!report.not_finite.empty()) metrics_.field("skipped", true);
+  if (!report.load.empty()) {
+    column_.clear();
+    for (const LoadMetrics& load : report.load) column_.push_back(load.largest_over_mean);
+    metrics_.field("load_largest_over_mean", std::span<const double>(column_));
+    column_.clear();
+    for (const LoadMetrics& load : report.load) column_.push_back(load.entropy);
+    metrics_.field("load_entropy", std::span<const double>(column_));
+    int dead = 0;
+    for (const LoadMetrics& load : report.load) dead += load.dead;
+    metrics_.field("dead_experts", dead);
+  }
+  end_row();
+}
+
+/// True when this is the best loss so far.
+template <class T>
+bool TrainingLoop<T>::evaluate() {
+  Clock clock;
+  watchdog_->enter(step_, "evaluation");
+  const EvaluationReport report = model_->evaluate(*windows_);
+  if (communicator_.is_root()) {
+    metrics_.begin()
+        .field("step", step_)
+        .field("eval_loss", report.loss)
+        .field("bits_per_byte", report.bits_per_byte)
+        .field("perplexity", report.perplexity)
+        .field("accuracy", report.accuracy);
+    end_row();
+  }
+  const bool improved = report.loss < best_loss_;
+  if (improved) best_loss_ = report.loss;
+  char line[160];
+  std::snprintf(line, sizeof line,
+                "eval at step %lld: loss %.4f, %.4f bits per byte, accuracy %.3f%s",
+                static_cast<long long>(step_), report.loss, report.bits_per_byte, report.accuracy,
+                improved ? " (best)" : "");
+  progress_.say(line);
+  eval_seconds_ = clock.lap();
+  return improved;
+}
+
+/// Seconds, or 0 when the save failed and the run may go on without. `must`: it may not.
+template <class T>
+double TrainingLoop<T>::save(bool best, bool must) {
+  Clock clock;
+  watchdog_->enter(step_, "save");
+  CheckpointMeta meta;
+  meta.step = step_;
+  meta.deck = deck_.effective();
+  meta.counters["tokens"] = tokens_;
+  meta.counters["skipped"] = skipped_;
+  meta.counters["skipped_in_row"] = skipped_in_row_;
+  meta.numbers["best_loss"] = best_loss_;
+  meta.texts["tokenizer_kind"] = tokenizer_->name();
+  meta.texts["tokenizer"] = tokenizer_->serialized();
+  try {
+    save_checkpoint<T>(folder_ + "/checkpoints", model_->store(), meta, communicator_, best,
+                       model_->config().checkpoint_keep);
+  } catch (const Error& error) {
+    // On every rank alike. A run that ends here has nothing to go on to.
+    if (must || !failed_saves_go_on_) throw;
+    progress_.say("warning: step " + std::to_string(step_) + " is not saved: " + error.what() +
+                  "; going on, as checkpoint/on_failure says, until the next save");
+    // The next one that is better than what lies on disk is to be kept as the best.
+    best_loss_ = saved_best_loss_;
+    return 0;
+  }
+  saved_best_loss_ = best_loss_;
+  save_seconds_ = clock.lap();
+  return save_seconds_;
+}
+
+template class TrainingLoop<float>;
+template class TrainingLoop<double>;
+
+}  // namespace kokomoe::detail

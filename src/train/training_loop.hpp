@@ -1,0 +1,67 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/io/checkpoint.hpp"
+#include "kokomoe/io/json_lines.hpp"
+#include "kokomoe/train/progress.hpp"
+#include "kokomoe/train/run_control.hpp"
+#include "kokomoe/train/training_run.hpp"
+#include "kokomoe/train/watchdog.hpp"
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace kokomoe::detail {
+
+/// Checkpoints carry their tokenizer: neither a cache nor the text it was trained on is needed.
+std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta);
+
+/// Everything of one run that outlives a step.
+template <class T>
+class TrainingLoop {
+ public:
+  /// Makes model and data, reads `checkpoint` (empty: a fresh start) and makes the run folder a
+  /// run. Collective.
+  TrainingLoop(const TrainingOptions& options, const Deck& deck, const LanguageModelConfig& config,
+               const Communicator& communicator, const std::string& checkpoint);
+
+  /// True when the deck's steps are done, false when something ended them early, after a save.
+  bool train();
+
+ private:
+  void say_model(const Corpus& corpus);
+  void resume(const std::string& checkpoint);
+  void write_metrics(const UpdateReport& report, double seconds);
+  bool evaluate();
+  void count_skipped(const UpdateReport& report);
+  void end_row();
+  double save(bool best, bool must);
+
+  std::string folder_;
+  Deck deck_;
+  const Communicator& communicator_;
+  bool failed_saves_go_on_;
+  double watchdog_seconds_;
+  RunControl control_;
+  Progress progress_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::optional<EvalWindows> windows_;
+  std::unique_ptr<LanguageModel<T>> model_;
+  std::optional<Watchdog> watchdog_;
+  JsonLines metrics_;
+  std::vector<double> column_;
+  std::int64_t step_ = 0;
+  std::int64_t tokens_ = 0;
+  std::int64_t skipped_ = 0, skipped_in_row_ = 0;
+  std::int64_t lost_rows_ = 0;
+  double best_loss_ = std::numeric_limits<double>::infinity();
+  double saved_best_loss_ = std::numeric_limits<double>::infinity();
+  double save_seconds_ = 0, eval_seconds_ = 0;
+};
+
+}  // namespace kokomoe::detail
