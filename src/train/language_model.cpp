@@ -5,6 +5,8 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/philox.hpp"
 #include "kokomoe/nn/cross_entropy.hpp"
+#include "kokomoe/parallel/pulse.hpp"
+#include "train/non_finite.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -14,20 +16,6 @@
 namespace kokomoe {
 
 namespace {
-
-// Device lambdas may not stand in private members.
-template <class T>
-int count_non_finite(const ExecutionSpace& space, const Vector<const T>& values) {
-  int bad = 0;
-  Kokkos::parallel_reduce(
-      KOKOMOE_LABEL("train::find_non_finite"),
-      Kokkos::RangePolicy<ExecutionSpace>(space, 0, values.extent(0)),
-      KOKKOS_LAMBDA(const std::size_t j, int& count) {
-        if (!Kokkos::isfinite(values(j))) ++count;
-      },
-      bad);
-  return bad;
-}
 
 /// counts(l E + e) = assignments of layer l to expert e, over all micro-batches.
 void sum_counts(const ExecutionSpace& space, const Vector<const double>& statistics,
@@ -105,6 +93,7 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
 
 template <class T>
 StepContext LanguageModel<T>::context(const HostBatch& batch, bool training, std::int64_t step) {
+  mark_progress();
   // All at once: a StepContext made empty makes a space of its own, which asks for memory.
   return {.space = space_,
           .communicator = communicator_,
@@ -183,7 +172,7 @@ const UpdateReport& LanguageModel<T>::update(std::int64_t step) {
   report.loss = report.task_loss + report.aux_loss;
   report.tokens = config_.batch_tokens;
   report.learning_rate = config_.schedule.rate(step + 1);
-  check_finite(report);
+  if (!check_finite(report)) return report;
   adamw_step<T>(space_, config_.optimizer, report.learning_rate,
                 clip_factor(report.grad_norm, config_.clip), step + 1, store_);
   end_step(step);
@@ -207,22 +196,21 @@ void LanguageModel<T>::end_step(std::int64_t step) {
 }
 
 template <class T>
-void LanguageModel<T>::check_finite(const UpdateReport& report) const {
-  if (std::isfinite(report.loss) && std::isfinite(report.grad_norm)) return;
-  std::string message = "loss " + std::to_string(report.loss) + ", gradient norm " +
-                        std::to_string(report.grad_norm);
-  for (std::size_t i = 0; i < store_.entries().size(); ++i) {
-    const auto& entry = store_.entries()[i];
-    if (entry.spec.state || entry.size == 0) continue;
-    const Vector<const T> gradient = store_.gradient_vector({static_cast<int>(i)});
-    const int bad = count_non_finite<T>(space_, gradient);
-    if (bad == 0) continue;
-    message += "; first gradient that is not finite: \"" + entry.spec.name + "\" (" +
-               std::to_string(bad) + " of " + std::to_string(entry.size) + ")";
-    break;
+bool LanguageModel<T>::check_finite(UpdateReport& report) {
+  report.not_finite.clear();
+  if (std::isfinite(report.loss) && std::isfinite(report.grad_norm)) return true;
+  std::vector<int> moe_layers;
+  for (std::size_t i = 0; i < model_.blocks().size(); ++i) {
+    Block<T>& block = model_.blocks()[i];
+    if (block.moe() == nullptr) continue;
+    moe_layers.push_back(static_cast<int>(i));
+    block.moe()->discard_step(space_);
   }
-  fail("update " + std::to_string(report.step), message +
-                                                    "; parameters are as they were before it");
+  report.not_finite = detail::describe_non_finite<T>(space_, layout_, store_, report, moe_layers);
+  if (!config_.skip_non_finite)
+    fail("update " + std::to_string(report.step),
+         report.not_finite + "; parameters are as they were before it");
+  return false;
 }
 
 template <class T>

@@ -202,6 +202,10 @@ Schema language_model_schema(const std::string& router) {
                .range(1, 65536))
       .add(KeySpec::integer("train/eval_every", 0, "updates between evaluations; 0 = at the end")
                .range(0, 4294967295.0))
+      .add(KeySpec::text("train/on_non_finite", "stop",
+                         "when loss or gradient is NaN or infinite; skip = leave the update out, "
+                         "ten in a row at most")
+               .choice({"stop", "skip"}))
       .add(KeySpec::real("train/clip", 1.0, "gradient norm limit; 0 = none").range(0, 1e30))
       .add(KeySpec::real("train/label_smoothing", 0, "share of the uniform target").range(0, 0.99))
       .add(KeySpec::list("train/freeze", {}, "tensors that are not trained: name patterns with *"));
@@ -220,7 +224,10 @@ Schema language_model_schema(const std::string& router) {
       .add(KeySpec::real("optimizer/weight_decay", 0.1, "decoupled; on matrices").range(0, 1e6));
   schema.add(KeySpec::integer("checkpoint/every", 0, "updates between checkpoints; 0 = at the end")
                  .range(0, 4294967295.0))
-      .add(KeySpec::integer("checkpoint/keep", 2, "newest kept, beside the best").range(2, 1e6));
+      .add(KeySpec::integer("checkpoint/keep", 2, "newest kept, beside the best").range(2, 1e6))
+      .add(KeySpec::text("checkpoint/on_failure", "stop",
+                         "go_on = warn, and try again at the next save; the last one must succeed")
+               .choice({"stop", "go_on"}));
   schema
       .add(KeySpec::integer("parallel/expert_ranks", 1,
                             "ranks that share the experts, in blocks; divides the ranks; 0 = all")
@@ -299,6 +306,7 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
   config.clip = deck.real("train/clip");
   config.label_smoothing = deck.real("train/label_smoothing");
   config.freeze = deck.list("train/freeze");
+  config.skip_non_finite = deck.text("train/on_non_finite") == "skip";
   config.batch_tokens = deck.integer("train/batch_tokens");
   config.accumulate = static_cast<int>(deck.integer("train/accumulate"));
   config.eval_every = deck.integer("train/eval_every");

@@ -24,6 +24,7 @@ struct LanguageModelConfig {
   double clip = 0;
   double label_smoothing = 0;
   std::vector<std::string> freeze;
+  bool skip_non_finite = false;  ///< leave out updates whose loss or gradient is not finite
 
   std::int64_t steps = 0;
   std::int64_t batch_tokens = 0;
