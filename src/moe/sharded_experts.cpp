@@ -160,7 +160,7 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const std::size_t d = rows.extent(1);
   if (!is_sharded(ctx)) {
     RowArithmetic how{ctx.layout_free, {}};
-    if (ctx.layout_free) {
+    if (ctx.layout_free && ctx.training) {
       saved.sequence_of_row = sequences_of_rows(ctx, plan);
       how.segments =
           segments_of_rows(space, *ctx.saved, plan.expert_of_row, saved.sequence_of_row);
@@ -185,11 +185,28 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const Matrix<T> unsorted = memory_for_unsorted<T>(*ctx.scratch, way, d);
   Travel<T> there(space, ranks, way, rows, at_experts, unsorted);
   Travel<T> back(space, ranks, way, out, results, unsorted);
+  // Gradients of the experts are summed by sequence: whose a row is travels with it.
+  const bool by_sequence = ctx.layout_free && ctx.training;
+  const Vector<std::uint32_t> own =
+      by_sequence ? sequences_of_rows(ctx, plan) : Vector<std::uint32_t>();
+  saved.sequence_of_row = ctx.saved->template vector<std::uint32_t>(by_sequence ? arrived : 0);
+  const auto column = [](const Vector<std::uint32_t>& vector) {
+    return Matrix<std::uint32_t>(vector.data(), vector.extent(0), 1);
+  };
+  Travel<std::uint32_t> sequences(
+      space, ranks, way, column(own), column(saved.sequence_of_row),
+      by_sequence ? memory_for_unsorted<std::uint32_t>(*ctx.scratch, way, 1)
+                  : Matrix<std::uint32_t>());
+  const auto start = [&](int chunk, bool wait) {
+    if (by_sequence) sequences.start(chunk, Way::to_experts, false);
+    there.start(chunk, Way::to_experts, wait);
+  };
   const bool alone = way.chunks == 1;
-  there.start(0, Way::to_experts, alone && !beside);
+  start(0, alone && !beside);
   if (beside) beside();
   for (int c = 0; c < way.chunks; ++c) {
-    if (c + 1 < way.chunks) there.start(c + 1, Way::to_experts, false);
+    if (c + 1 < way.chunks) start(c + 1, false);
+    if (by_sequence) sequences.finish(c, Way::to_experts);
     there.finish(c, Way::to_experts);
     experts_.forward_part(space, *ctx.scratch, {way.first_expert(c), way.first_expert(c + 1)},
                           way.expert_offsets, saved.expert_of_row, results, saved.experts);
@@ -197,6 +214,9 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
     back.start(c, Way::back, alone);
   }
   for (int c = 0; c < way.chunks; ++c) back.finish(c, Way::back);
+  if (by_sequence)
+    saved.experts.how.segments =
+        segments_of_rows(space, *ctx.saved, saved.expert_of_row, saved.sequence_of_row);
 }
 
 template <class T>
