@@ -129,10 +129,23 @@ function(kokomoe_mpiexec_flags result)
   set(${result} ${KOKOMOE_MPIEXEC_FLAGS} PARENT_SCOPE)
 endfunction()
 
+# What the crash tests preload into the program; sanitizers want to be the first to load.
+function(kokomoe_crash_library)
+  if(KOKOMOE_SANITIZE OR NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT TARGET kokomoe)
+    return()
+  endif()
+  add_library(kokomoe_kill_at MODULE "${PROJECT_SOURCE_DIR}/tests/crash/kill_at.cpp")
+  target_link_libraries(kokomoe_kill_at PRIVATE ${CMAKE_DL_LIBS})
+  target_compile_features(kokomoe_kill_at PRIVATE cxx_std_20)
+  set_target_properties(kokomoe_kill_at PROPERTIES
+    LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
+  target_compile_options(kokomoe_kill_at PRIVATE ${kokomoe_compile_options})
+endfunction()
+
 # A script tests/regression/NAME.sh or NAME.py is the test NAME. A line "# labels: slow" adds labels,
 # "# timeout: 900" sets seconds. It finds in its environment: KOKOMOE_PROGRAM, KOKOMOE_SOURCE_DIR,
-# KOKOMOE_BINARY_DIR, KOKOMOE_MPIEXEC (with its flags; empty without MPI), and starts in an empty
-# folder of its own.
+# KOKOMOE_BINARY_DIR, KOKOMOE_MPIEXEC (with its flags; empty without MPI), KOKOMOE_KILL_LIBRARY
+# (tests/crash; may be empty), and starts in an empty folder of its own.
 function(kokomoe_regression_tests)
   file(GLOB scripts CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/regression/*.sh"
        "${PROJECT_SOURCE_DIR}/tests/regression/*.py")
@@ -140,6 +153,10 @@ function(kokomoe_regression_tests)
   if(KOKOMOE_HAVE_MPI)
     kokomoe_mpiexec_flags(flags)
     string(JOIN " " mpiexec "${MPIEXEC_EXECUTABLE}" ${flags})
+  endif()
+  set(kill_library)
+  if(TARGET kokomoe_kill_at)
+    set(kill_library "$<TARGET_FILE:kokomoe_kill_at>")
   endif()
   foreach(script ${scripts})
     get_filename_component(name "${script}" NAME_WE)
@@ -169,7 +186,7 @@ function(kokomoe_regression_tests)
       ENVIRONMENT ${kokomoe_two_threads} ${kokomoe_mpi_environment}
       "KOKOMOE_PROGRAM=$<TARGET_FILE:kokomoe>" "KOKOMOE_SOURCE_DIR=${PROJECT_SOURCE_DIR}"
       "KOKOMOE_BINARY_DIR=${PROJECT_BINARY_DIR}" "KOKOMOE_MPIEXEC=${mpiexec}"
-      "KOKOMOE_PYTHON=${KOKOMOE_PYTHON_PROGRAM}")
+      "KOKOMOE_PYTHON=${KOKOMOE_PYTHON_PROGRAM}" "KOKOMOE_KILL_LIBRARY=${kill_library}")
   endforeach()
 endfunction()
 

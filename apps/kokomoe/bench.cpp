@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
+#include "bench_tools.hpp"
 #include "command.hpp"
 
 #include "kokomoe/core/error.hpp"
@@ -7,7 +8,6 @@
 #include "kokomoe/moe/moe_layer.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <numeric>
@@ -21,27 +21,6 @@ struct LayerOptions {
   std::vector<int> experts = {4, 16, 64};
   std::vector<std::string> routers = {"switch", "sparsemixer"};
   std::string dtype = "float", activation = "relu", json;
-};
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-class Timer {
- public:
-  explicit Timer(const ExecutionSpace& space) : space_(space) { lap(); }
-  double lap() {
-    space_.fence();
-    const auto now = std::chrono::steady_clock::now();
-    const double seconds = std::chrono::duration<double>(now - last_).count();
-    last_ = now;
-    return seconds;
-  }
-
- private:
-  const ExecutionSpace& space_;
-  std::chrono::steady_clock::time_point last_{};
 };
 
 template <class T>
@@ -284,6 +263,7 @@ int bench_layer(const LayerOptions& options) {
 void add_bench(CLI::App& program, Action& action) {
   CLI::App* bench = program.add_subcommand("bench", "measure this machine and this build");
   bench->require_subcommand(1);
+  add_bench_exchange(*bench, action);
   auto options = std::make_shared<LayerOptions>();
   CLI::App* command = bench->add_subcommand(
       "layer", "an MoE layer, forward and backward, against the dense layer of the same active "

@@ -27,6 +27,8 @@ void add_validate(CLI::App& program, Action& action);
 void add_routers(CLI::App& program, Action& action);
 void add_fidelity(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
+/// `bench exchange`, below the command `bench`.
+void add_bench_exchange(CLI::App& bench, Action& action);
 
 /// Writes to a file, or to standard output for "-"; nothing for "". Throws InputError.
 void write_json(const std::string& path, const nlohmann::json& value);

@@ -11,6 +11,7 @@
 #endif
 
 #include <chrono>
+#include <csignal>
 #include <fstream>
 #include <iostream>
 #include <string_view>
@@ -50,6 +51,9 @@ int run(const Action& action, const Communicator& communicator) {
     return bad_input;
   } catch (const std::exception& error) {
     report(error.what());
+    return failed;
+  } catch (...) {
+    report("an error without a message");
     return failed;
   }
 }
@@ -127,6 +131,8 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
 
 int main(int argc, char** argv) {
   kokomoe::app::start_with_fast_blas(argv);  // may start over
+  // A limit on file sizes becomes an error that names the file.
+  std::signal(SIGXFSZ, SIG_IGN);
 #ifdef KOKOMOE_HAVE_MPI
   MPI_Init(&argc, &argv);
 #endif

@@ -26,10 +26,14 @@ void finish_step(const std::string& folder, const detail::Manifest& manifest, bo
   // A step that is there already steps aside by name only: one of the two is always whole.
   const bool replaces = fs::exists(step);
   if (replaces) detail::rename_path(step, step + ".old");
+  // `latest` comes last: until then a resume goes back to the save before, evaluates again, and
+  // finds the best again. A first save counts once its folder is there.
+  const bool first = !fs::exists(folder + "/latest");
+  if (best && first) detail::replace_file(folder + "/best", name + "\n");
   detail::rename_path(aside, step);
   detail::sync_folder(folder);
+  if (best && !first) detail::replace_file(folder + "/best", name + "\n");
   detail::replace_file(folder + "/latest", name + "\n");
-  if (best) detail::replace_file(folder + "/best", name + "\n");
   detail::sync_folder(folder);
   if (replaces) detail::remove_folder(step + ".old");
   detail::prune_steps(folder, manifest.meta.step, keep);

@@ -28,7 +28,8 @@ class Creation {
     const H5Handle creation(id(H5Pcreate(H5P_FILE_CREATE), "file"), H5Pclose);
     check(H5Pset_obj_track_times(creation.get(), false), path, "file");
     file_ = H5Handle(
-        id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "file"), H5Fclose);
+        id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "file"),
+        close_written);
     group_plist_ = H5Handle(id(H5Pcreate(H5P_GROUP_CREATE), "file"), H5Pclose);
     check(H5Pset_obj_track_times(group_plist_.get(), false), path, "file");
     dataset_plist_ = H5Handle(id(H5Pcreate(H5P_DATASET_CREATE), "file"), H5Pclose);

@@ -26,7 +26,7 @@ struct StateData::Impl {
 
   void open_file() {
     file = H5Handle(checked(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.get()), path, "file"),
-                    H5Fclose);
+                    close_written);
   }
 
   void write(const Piece* piece, const void* data, hid_t transfer) {

@@ -6,6 +6,7 @@
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/capacity.hpp"
 #include "kokomoe/moe/combine.hpp"
+#include "kokomoe/moe/route_over_ranks.hpp"
 #include "kokomoe/parameters/products.hpp"
 
 #include <chrono>
@@ -141,12 +142,15 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
 
   saved.x = x;
   saved.logits = router_->project(ctx, x);
-  saved.routing = router_->route_logits(ctx, saved.logits, replay);
+  const bool over_ranks = config_.group_over_ranks && config_.routing_group > 0 &&
+                          ctx.communicator->size() > 1 && replay == nullptr;
+  saved.routing = over_ranks ? route_over_ranks<T>(ctx, *router_, config_, limited_, saved.logits)
+                             : router_->route_logits(ctx, saved.logits, replay);
   if (limited_ && replay != nullptr && replay->dropped.extent(0) != 0) {
     // By probability the choice would follow the weights, which a replay computes anew.
     saved.routing.dropped = ctx.saved->template vector<unsigned char>(replay->dropped.extent(0));
     Kokkos::deep_copy(ctx.space, saved.routing.dropped, replay->dropped);
-  } else if (limited_) {
+  } else if (limited_ && !over_ranks) {
     apply_capacity<T>(ctx, RoutingGroups(ctx, config_.routing_group), config_.k,
                       config_.capacity_factor, config_.capacity_drop, saved.routing);
   }

@@ -3,117 +3,15 @@
 #include "kokomoe/moe/sharded_experts.hpp"
 
 #include "kokomoe/core/error.hpp"
-#include "kokomoe/core/row_kernels.hpp"
-#include "kokomoe/core/rows_of.hpp"
+#include "kokomoe/moe/row_travel.hpp"
 
-#include <algorithm>
 #include <string>
-#include <vector>
 
 namespace kokomoe {
 
 namespace {
 
 using Way = ExpertExchange::Way;
-
-/// The blocks of a plan, (local expert, source), as kernels see them.
-struct Blocks {
-  Vector<const int> row, arrival;
-  int sources = 1, first = 0, end = 0;  ///< blocks [first, end) are looked at
-
-  /// The last block that begins at or before sorted row r: empty ones begin where the next does.
-  KOKKOS_INLINE_FUNCTION int of(int r) const {
-    int low = first, high = end;
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (row(middle) <= r)
-        low = middle;
-      else
-        high = middle;
-    }
-    return low;
-  }
-};
-
-Blocks blocks_of(const ExchangePlan& plan, int first_expert, int end_expert) {
-  return {plan.block_row, plan.block_arrival, plan.ranks, first_expert * plan.ranks,
-          end_expert * plan.ranks};
-}
-
-/// Rows [begin, end) from the order of arrival to that by (local expert, source), or back.
-template <class T>
-void sort_rows(const ExecutionSpace& space, const Blocks& blocks, int begin, int end, bool back,
-               const Matrix<const T>& from, const Matrix<T>& to) {
-  const int columns = static_cast<int>(to.extent(1));
-  for_each_row(
-      KOKOMOE_LABEL("moe::exchange::sort"), space, end - begin, KOKKOS_LAMBDA(const Row& row) {
-        const int r = begin + row.index(), b = blocks.of(r);
-        const int arrived = blocks.arrival(b) + r - blocks.row(b);
-        const T* const x = &from(back ? r : arrived, 0);
-        T* const y = &to(back ? arrived : r, 0);
-        row.each(columns, [&](const int j) { y[j] = x[j]; });
-      });
-}
-
-void find_experts(const ExecutionSpace& space, const Blocks& blocks, const Vector<int>& expert) {
-  Kokkos::parallel_for(
-      KOKOMOE_LABEL("moe::exchange::expert_of_row"),
-      Kokkos::RangePolicy<ExecutionSpace>(space, 0, expert.extent(0)),
-      KOKKOS_LAMBDA(const int r) { expert(r) = blocks.of(r) / blocks.sources; });
-}
-
-/// Rows on their way between this rank's tokens and the experts, part by part.
-template <class T>
-class Travel {
- public:
-  /// `at_tokens`: in the order of this rank's plan; `at_experts`: sorted; `unsorted`: memory for
-  /// parts that arrive in another order, empty where none does.
-  Travel(const ExecutionSpace& space, ExpertExchange& exchange, const ExchangePlan& plan,
-         const Matrix<T>& at_tokens, const Matrix<T>& at_experts, const Matrix<T>& unsorted)
-      : space_(space),
-        exchange_(exchange),
-        plan_(plan),
-        at_tokens_(at_tokens),
-        at_experts_(at_experts),
-        unsorted_(unsorted),
-        tickets_(static_cast<std::size_t>(plan.chunks), -1) {}
-
-  void start(int chunk, Way way, bool wait) {
-    const Matrix<T>& there = sorted(chunk) ? at_experts_ : unsorted_;
-    if (way == Way::back && !sorted(chunk)) sort(chunk, true);
-    const bool back = way == Way::back;
-    tickets_[static_cast<std::size_t>(chunk)] = exchange_.begin(
-        space_, plan_, chunk, way, back ? there.data() : at_tokens_.data(),
-        back ? at_tokens_.data() : there.data(), at_tokens_.extent(1) * sizeof(T), wait);
-  }
-  void finish(int chunk, Way way) {
-    exchange_.finish(space_, tickets_[static_cast<std::size_t>(chunk)]);
-    if (way == Way::to_experts && !sorted(chunk)) sort(chunk, false);
-  }
-
- private:
-  bool sorted(int chunk) const {
-    return plan_.sorted_on_arrival[static_cast<std::size_t>(chunk)] != 0;
-  }
-  void sort(int chunk, bool back) {
-    const int first = plan_.first_expert(chunk), end = plan_.first_expert(chunk + 1);
-    sort_rows<T>(space_, blocks_of(plan_, first, end),
-                 plan_.expert_offsets[static_cast<std::size_t>(first)],
-                 plan_.expert_offsets[static_cast<std::size_t>(end)], back,
-                 back ? at_experts_ : unsorted_, back ? unsorted_ : at_experts_);
-  }
-
-  const ExecutionSpace& space_;
-  ExpertExchange& exchange_;
-  const ExchangePlan& plan_;
-  Matrix<T> at_tokens_, at_experts_, unsorted_;
-  std::vector<int> tickets_;
-};
-
-bool sorts_nothing(const ExchangePlan& plan) {
-  return std::all_of(plan.sorted_on_arrival.begin(), plan.sorted_on_arrival.end(),
-                     [](unsigned char sorted) { return sorted != 0; });
-}
 
 /// (rows) the sequence of each row of a plan, by its index in the global batch.
 Vector<std::uint32_t> sequences_of_rows(const StepContext& ctx, const DispatchPlan& plan) {
@@ -125,13 +23,6 @@ Vector<std::uint32_t> sequences_of_rows(const StepContext& ctx, const DispatchPl
       KOKOMOE_LABEL("moe::sequence_of_row"), Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, rows),
       KOKKOS_LAMBDA(const std::size_t r) { result(r) = sequence(token(r)); });
   return result;
-}
-
-template <class T>
-Matrix<T> memory_for_unsorted(Arena& scratch, const ExchangePlan& plan, std::size_t columns) {
-  const std::size_t rows =
-      sorts_nothing(plan) ? 0 : static_cast<std::size_t>(plan.rows_received());
-  return scratch.matrix<T>(rows, columns);
 }
 
 }  // namespace
@@ -177,14 +68,14 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const auto arrived = static_cast<std::size_t>(way.rows_received());
   const Matrix<T> at_experts = ctx.saved->template matrix<T>(arrived, d);
   saved.expert_of_row = ctx.saved->template vector<int>(arrived);
-  find_experts(space, blocks_of(way, 0, owned_.size()), saved.expert_of_row);
+  local_expert_of_rows(space, way, saved.expert_of_row);
   experts_.begin(*ctx.saved, at_experts, {ctx.layout_free, {}}, saved.experts);
 
   ArenaScope scope(*ctx.scratch);
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
-  const Matrix<T> unsorted = memory_for_unsorted<T>(*ctx.scratch, way, d);
-  Travel<T> there(space, ranks, way, rows, at_experts, unsorted);
-  Travel<T> back(space, ranks, way, out, results, unsorted);
+  const Matrix<T> unsorted = RowTravel<T>::unsorted_rows(*ctx.scratch, way, d);
+  RowTravel<T> there(space, ranks, way, rows, at_experts, unsorted);
+  RowTravel<T> back(space, ranks, way, out, results, unsorted);
   // Gradients of the experts are summed by sequence: whose a row is travels with it.
   const bool by_sequence = ctx.layout_free && ctx.training;
   const Vector<std::uint32_t> own =
@@ -193,9 +84,9 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const auto column = [](const Vector<std::uint32_t>& vector) {
     return Matrix<std::uint32_t>(vector.data(), vector.extent(0), 1);
   };
-  Travel<std::uint32_t> sequences(
+  RowTravel<std::uint32_t> sequences(
       space, ranks, way, column(own), column(saved.sequence_of_row),
-      by_sequence ? memory_for_unsorted<std::uint32_t>(*ctx.scratch, way, 1)
+      by_sequence ? RowTravel<std::uint32_t>::unsorted_rows(*ctx.scratch, way, 1)
                   : Matrix<std::uint32_t>());
   const auto start = [&](int chunk, bool wait) {
     if (by_sequence) sequences.start(chunk, Way::to_experts, false);
@@ -242,18 +133,18 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
   const Vector<T> weights = ctx.scratch->template vector<T>(arrived);
   const Vector<T> dots = ctx.scratch->template vector<T>(arrived);
-  const Matrix<T> unsorted = memory_for_unsorted<T>(*ctx.scratch, way, d);
-  const Matrix<T> unsorted_numbers = memory_for_unsorted<T>(*ctx.scratch, way, 1);
+  const Matrix<T> unsorted = RowTravel<T>::unsorted_rows(*ctx.scratch, way, d);
+  const Matrix<T> unsorted_numbers = RowTravel<T>::unsorted_rows(*ctx.scratch, way, 1);
   const auto column = [](const auto& vector, std::size_t size) {
     return Matrix<T>(const_cast<T*>(vector.data()), size, 1);
   };
   // What is sent is only read: the exchange has one type for both directions.
   const Matrix<T> sent(const_cast<T*>(d_out.data()), rows, d);
-  Travel<T> there(space, ranks, way, sent, gradients, unsorted);
-  Travel<T> there_too(space, ranks, way, column(row_weight, rows), column(weights, arrived),
+  RowTravel<T> there(space, ranks, way, sent, gradients, unsorted);
+  RowTravel<T> there_too(space, ranks, way, column(row_weight, rows), column(weights, arrived),
                       unsorted_numbers);
-  Travel<T> back(space, ranks, way, d_rows, results, unsorted);
-  Travel<T> back_too(space, ranks, way, column(d_row_weight, rows), column(dots, arrived),
+  RowTravel<T> back(space, ranks, way, d_rows, results, unsorted);
+  RowTravel<T> back_too(space, ranks, way, column(d_row_weight, rows), column(dots, arrived),
                      unsorted_numbers);
   const auto adds = experts_.begin_backward();
   const bool alone = way.chunks == 1;

@@ -330,10 +330,20 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
                                                        config.sequence_length) +
                                         " sequences of an update");
   const int group = model.moe.routing_group;
-  if (model.moe_every != 0 && group > 0 && config.sequence_length % group != 0)
+  const std::int64_t micro_batch = config.batch_tokens / config.accumulate;
+  model.moe.group_over_ranks = group > config.sequence_length;
+  if (model.moe_every != 0 && group > 0 && group <= config.sequence_length &&
+      config.sequence_length % group != 0)
     deck.refuse("moe/routing_group",
                 "must divide data/sequence_length = " + std::to_string(config.sequence_length) +
-                    ": larger groups would depend on how sequences lie on ranks");
+                    " or be a multiple of it");
+  if (model.moe_every != 0 && model.moe.group_over_ranks &&
+      (group % config.sequence_length != 0 || config.batch_tokens % config.accumulate != 0 ||
+       micro_batch % group != 0))
+    deck.refuse("moe/routing_group",
+                "groups of several sequences must be whole ones, and fill micro-batches of "
+                "train/batch_tokens / train/accumulate = " + std::to_string(micro_batch) +
+                    " tokens");
   if (config.eval_stride > config.sequence_length)
     deck.refuse("data/eval_stride", "exceeds data/sequence_length = " +
                                         std::to_string(config.sequence_length));

@@ -93,8 +93,7 @@ std::string RunControl::answer(RunRequest request) {
     problem = path + " cannot be removed (" + code.message() + "): it is ignored from now on";
   };
   if (checkpoint_now_.seen) remove(checkpoint_now_);
-  // What stopped the run for another reason leaves the file for the next one.
-  if (stop_.seen && request == RunRequest::stop_file) remove(stop_);
+  if (stop_.seen && ends_run(request)) remove(stop_);
   return problem;
 }
 

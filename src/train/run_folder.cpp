@@ -3,6 +3,7 @@
 #include "kokomoe/train/run_folder.hpp"
 
 #include "io/files.hpp"
+#include "io/toml_reader.hpp"
 #include "kokomoe/core/error.hpp"
 
 #include <fcntl.h>
@@ -11,6 +12,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -40,6 +43,27 @@ std::string own_name() {
   return "process " + std::to_string(::getpid()) + " on " + host;
 }
 
+/// The run's checkpoint/every, 0 where that cannot be told.
+std::int64_t interval_of(const std::string& folder) {
+  std::ifstream file(folder + "/effective.toml", std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  try {
+    for (const detail::TomlItem& item : detail::read_toml(text, "effective.toml"))
+      if (item.path == "checkpoint/every") return item.integer;
+  } catch (const detail::TomlSyntaxError&) {  // torn
+  }
+  return 0;
+}
+
+/// The last step that has a row.
+std::int64_t last_step(const std::string& metrics) {
+  std::ifstream file(metrics, std::ios::binary);
+  long long last = 0, step = 0;
+  for (std::string line; std::getline(file, line);)
+    if (std::sscanf(line.c_str(), "{\"step\": %lld", &step) == 1) last = std::max(last, step);
+  return last;
+}
+
 }  // namespace
 
 bool is_run(const std::string& folder) {
@@ -55,6 +79,10 @@ void refuse_lost_checkpoints(const std::string& folder) {
   std::error_code ignored;
   const bool saved = fs::exists(folder + "/checkpoints/latest", ignored);
   if (rows == 0 && !saved) return;
+  // Killed before its first save was done: starting over loses no more than the one interval.
+  if (!saved && fs::is_directory(folder + "/checkpoints", ignored) &&
+      last_step(folder + "/metrics.jsonl") <= interval_of(folder))
+    return;
   const std::string found = rows > 0 ? "metrics.jsonl has " + std::to_string(rows) + " rows"
                                      : "checkpoints/latest is there";
   throw InputError(

@@ -105,7 +105,7 @@ template <class T>
 bool TrainingLoop<T>::train() {
   const LanguageModelConfig& config = model_->config();
   watchdog_.emplace(folder_, watchdog_seconds_, communicator_);
-  if (step_ == 0 && config.steps == 0) save(false, true);
+  if (step_ == 0 && config.steps == 0) save(false, true, RunRequest::none);
   double average = 0;
   Clock clock;
   while (step_ < config.steps) {
@@ -130,11 +130,9 @@ bool TrainingLoop<T>::train() {
     double saved = 0;
     if (improved || last || request != RunRequest::none ||
         (config.checkpoint_every > 0 && step_ % config.checkpoint_every == 0))
-      saved = save(improved, last || stops);
+      saved = save(improved, last || stops, request);
     progress_.step(report, static_cast<double>(report.tokens) / seconds,
                    static_cast<double>(config.steps - step_) * average, saved);
-    if (const std::string problem = control_.answer(request); !problem.empty())
-      progress_.say("warning: " + problem);
     if (stops && !last) {
       progress_.say("stopped at step " + std::to_string(step_) + " by " + to_string(request) +
                     "; go on with -r last");
@@ -165,6 +163,11 @@ void TrainingLoop<T>::say_model(const Corpus& corpus) {
     line += " (" + config.model.moe.router + ", " + std::to_string(config.model.moe.experts) +
             " experts, k = " + std::to_string(config.model.moe.k) + ")";
   progress_.say(line);
+  if (sparse > 0 && model_->exchange() != nullptr)
+    progress_.say("experts: in blocks over " +
+                  std::to_string(model_->layout().experts.size()) + " ranks, " +
+                  std::to_string(model_->layout().replicas.size()) +
+                  " such group(s); rows travel " + model_->exchange()->description());
   progress_.say("data: " + human_count(static_cast<double>(corpus.size())) + " tokens, " +
                 human_count(static_cast<double>(config.batch_tokens)) + " an update" +
                 (windows_ ? ", " + human_count(static_cast<double>(windows_->scored())) +
@@ -273,7 +276,7 @@ bool TrainingLoop<T>::evaluate() {
 
 /// Seconds, or 0 when the save failed and the run may go on without. `must`: it may not.
 template <class T>
-double TrainingLoop<T>::save(bool best, bool must) {
+double TrainingLoop<T>::save(bool best, bool must, RunRequest request) {
   Clock clock;
   watchdog_->enter(step_, "save");
   CheckpointMeta meta;
@@ -285,6 +288,15 @@ double TrainingLoop<T>::save(bool best, bool must) {
   meta.numbers["best_loss"] = best_loss_;
   meta.texts["tokenizer_kind"] = tokenizer_->name();
   meta.texts["tokenizer"] = tokenizer_->serialized();
+  // Whatever comes of it: a request that stayed would stop the next run, too.
+  struct Answer {
+    TrainingLoop& loop;
+    RunRequest request;
+    ~Answer() {
+      if (const std::string problem = loop.control_.answer(request); !problem.empty())
+        loop.progress_.say("warning: " + problem);
+    }
+  } const answer{*this, request};
   try {
     save_checkpoint<T>(folder_ + "/checkpoints", model_->store(), meta, communicator_, best,
                        model_->config().checkpoint_keep);

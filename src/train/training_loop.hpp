@@ -40,7 +40,7 @@ class TrainingLoop {
   bool evaluate();
   void count_skipped(const UpdateReport& report);
   void end_row();
-  double save(bool best, bool must);
+  double save(bool best, bool must, RunRequest request);
 
   std::string folder_;
   Deck deck_;

@@ -58,6 +58,16 @@ std::vector<Case> cases() {
   Case everything{"every expert for every token", config_of("dense_mixture", 3, 1)};
   everything.config.balance = 0;
   all.push_back(everything);
+  for (const std::string router :
+       {"expert_choice", "base", "s_base", "quantile_balance", "gshard", "switch"}) {
+    Case spans{router + " with groups over ranks", config_of(router, 4, router == "gshard" ? 2 : 1)};
+    if (router != "switch" && router != "gshard") spans.config.balance = 0;
+    spans.config.allow_future = true;
+    spans.config.routing_group = 14;  // of 42 tokens; no sequence ends there
+    spans.config.group_over_ranks = true;
+    if (router == "switch") spans.config.capacity_factor = 0.7;
+    all.push_back(spans);
+  }
   Case one{"one expert", config_of("switch", 1, 1)};
   all.push_back(one);
   return all;

@@ -48,3 +48,37 @@ kokomoe() { "$KOKOMOE_PROGRAM" "$@"; }
 
 # Rows of metrics without what depends on the clock.
 rows() { sed -E 's/"(tokens_per_second|seconds)": ?[^,}]*,?//g' "$1/metrics.jsonl"; }
+
+# start NAME OPTIONS...: a training in the background, run folder NAME, output NAME.txt. Its process is
+# $pid. Through a pipe, so that limits on files are not for what it prints.
+start() {
+  local name="$1"
+  shift
+  "$KOKOMOE_PROGRAM" train -i deck.toml -d "$name" "$@" > >(cat >"$name.txt") 2>&1 &
+  pid=$!
+}
+
+# await PATTERN FILE: until a line matches, within a minute.
+await() {
+  local tries=0
+  until grep -Eqs -- "$1" "$2"; do
+    ((++tries < 1200)) || { tail -n 20 "$2" >&2; fail "no line /$1/ in $2"; }
+    sleep 0.05
+  done
+}
+
+# await_that COMMAND...: until it succeeds, within ten seconds.
+await_that() {
+  local tries=0
+  until "$@"; do
+    ((++tries < 200)) || fail "waited in vain for: $*"
+    sleep 0.05
+  done
+}
+
+# ends_with CODE FILE: the exit code of $pid.
+ends_with() {
+  local status=0
+  wait "$pid" || status=$?
+  ((status == $1)) || { tail -n 5 "$2" >&2; fail "exit $status, expected $1"; }
+}

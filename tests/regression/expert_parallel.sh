@@ -23,10 +23,10 @@ on() {
     { cat "$folder.txt" >&2; fail "$ranks ranks, $*"; }
 }
 
-# close FOLDER: the same tensors and losses as `one`, up to rounding.
+# close FOLDER [REFERENCE]: the same tensors and losses as `one`, or another, up to rounding.
 close() {
-  kokomoe inspect one "$1" --json "$1.json" >/dev/null || true
-  "$KOKOMOE_PYTHON" - "$1.json" one "$1" <<'PY'
+  kokomoe inspect "${2:-one}" "$1" --json "$1.json" >/dev/null || true
+  "$KOKOMOE_PYTHON" - "$1.json" "${2:-one}" "$1" <<'PY'
 import json, sys
 tensors = json.load(open(sys.argv[1]))["tensors"]
 worst = max(row["largest_difference"] for row in tensors)
@@ -56,6 +56,20 @@ for layout in "2 2" "3 3" "4 2" "4 4"; do
     fail "staging is not said"
 done
 grep -q "by node (2 ranks each)" "ranks4_4_ranks_per_node=2.txt" || fail "the path by node is not said"
+
+# Experts that choose among the tokens of two sequences, which may lie on two ranks.
+choice=(run/precision=double moe/router=expert_choice moe/allow_future=true moe/routing_group=128
+        train/accumulate=2 train/steps=8)
+kokomoe train -i deck.toml -d one_choice "${choice[@]}" >one_choice.txt
+for layout in "2 1" "3 3" "4 2"; do
+  read -r ranks experts <<<"$layout"
+  on "$ranks" "choice$ranks" -i deck.toml "${choice[@]}" "parallel/expert_ranks=$experts"
+  close "choice$ranks" one_choice
+done
+expect 2 'groups of several sequences must be whole ones' \
+  kokomoe validate -i deck.toml "${choice[@]}" moe/routing_group=96
+expect 2 'must divide data/sequence_length = 64 or be a multiple' \
+  kokomoe validate -i deck.toml "${choice[@]}" moe/routing_group=48
 
 # A layout that does not fit is refused before any work; evaluation takes what there is, and says so.
 expect 2 'parallel/expert_ranks: 3 does not divide the 2 rank' \

@@ -26,7 +26,7 @@ struct CheckpointMeta {
 };
 
 /// Writes `folder`/step_N (`folder` is RUN/checkpoints, made when missing): everything into
-/// step_N.tmp, synced to disk, then one rename, then `latest` (and `best` when asked) by rename,
+/// step_N.tmp, synced to disk, then one rename, then `best` (when asked) and `latest` by rename,
 /// then pruning to the `keep` newest, never below two, never the best. A crash at any moment leaves
 /// every earlier checkpoint whole. An existing step_N is replaced.
 /// Collective over all ranks. The file holds whole tensors by global expert index, and equal states

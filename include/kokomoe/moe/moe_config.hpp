@@ -51,6 +51,8 @@ struct MoeConfig {
   double capacity_factor = 0;
   CapacityDrop capacity_drop = CapacityDrop::position;
   int routing_group = 0;   ///< tokens that capacity and batch-coupled routers see; 0 = a sequence
+  /// Routing groups are runs of the tokens of all ranks, in rank order, not of this rank's alone.
+  bool group_over_ranks = false;
   int shared_experts = 0;  ///< always on, added to the routed sum
   double output_scale = 1; ///< multiplies the deviation of w2's initial values
   bool causal = false;        ///< the model's outputs may not depend on later tokens

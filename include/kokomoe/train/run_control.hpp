@@ -39,8 +39,8 @@ class RunControl {
   RunRequest check(const Communicator& communicator, double reserve);
 
   /// After the save: removes the files that asked for it, so that whoever made them sees that it is
-  /// done. Returns what is wrong when one stays, or ""; it is then not looked at again. On the root;
-  /// other ranks do nothing.
+  /// done; the log says how it went. Returns what is wrong when one stays, or ""; it is then not
+  /// looked at again. On the root; other ranks do nothing.
   std::string answer(RunRequest request);
 
   double elapsed() const;

@@ -9,7 +9,8 @@ namespace kokomoe {
 /// True when the folder holds what a run writes.
 bool is_run(const std::string& folder);
 
-/// Throws InputError when a run without checkpoints has something to lose by starting over.
+/// Throws InputError when a run without checkpoints has something to lose by starting over: more
+/// than the first checkpoint/every steps, after which it must have saved.
 void refuse_lost_checkpoints(const std::string& folder);
 
 /// A run folder in the hands of one process: flock on RUN/lock, which the system gives back however

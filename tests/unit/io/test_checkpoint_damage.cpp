@@ -191,8 +191,9 @@ TEST_CASE("a crash in the first save leaves nothing or all of it", "[checkpoint]
   int with = 0, without = 0;
   for (int at = 0;; ++at) {
     std::filesystem::remove_all(run / "checkpoints");
-    const bool crashed = crashes(at, [&] { save(run / "checkpoints", *store, 1); });
+    const bool crashed = crashes(at, [&] { save(run / "checkpoints", *store, 1, true); });
     if (has_checkpoint(run.path())) {
+      CHECK(resolve_checkpoint(run / "checkpoints/best") == run / "checkpoints/step_1");
       auto loaded = make_store<float>(9);
       load_checkpoint(resolve_checkpoint(run.path()), *loaded, Communicator());
       CHECK(bits_of(*loaded) == bits_of(*store));

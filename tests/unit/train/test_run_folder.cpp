@@ -147,8 +147,21 @@ TEST_CASE("a run that lost its checkpoints is not begun anew", "[train]") {
   CHECK_THAT(message(), contains("\"" + folder.path() + "\" has lost its checkpoints"));
   CHECK_THAT(message(), contains("metrics.jsonl has 2 rows"));
   CHECK_THAT(message(), contains("another folder with -d"));
-  std::filesystem::remove(folder / "metrics.jsonl");
+  // Killed in the first interval, nothing was saved yet: only with the checkpoints folder there,
+  // no step past the interval, and no `latest`.
+  write_text(folder / "effective.toml", "[checkpoint]\nevery = 2\n");
+  CHECK_THAT(message(), contains("has lost its checkpoints"));
   std::filesystem::create_directory(folder / "checkpoints");
+  refuse_lost_checkpoints(folder.path());
+  write_text(folder / "effective.toml", "[checkpoint]\nevery = 1\n");
+  CHECK_THAT(message(), contains("has lost its checkpoints"));
+  write_text(folder / "effective.toml", "[checkpoint]\nevery = ");
+  CHECK_THAT(message(), contains("has lost its checkpoints"));
+  write_text(folder / "effective.toml", "[checkpoint]\nevery = 2\n");
+  write_text(folder / "checkpoints/latest", "step_2\n");
+  CHECK_THAT(message(), contains("has lost its checkpoints"));
+  std::filesystem::remove(folder / "checkpoints/latest");
+  std::filesystem::remove(folder / "metrics.jsonl");
   refuse_lost_checkpoints(folder.path());
   write_text(folder / "checkpoints/latest", "step_4\n");
   CHECK_THAT(message(), contains("checkpoints/latest is there"));
