@@ -29,10 +29,11 @@ struct RegisterTile {
 #endif
 };
 
-/// Panels of `width` columns of a row-major (rows, columns) matrix, one behind the other, row by row;
-/// zeros fill the last.
+/// Panels of `width` columns of a row-major (rows, columns) matrix, one behind the other, row by
+/// row; zeros fill the last.
 template <int width, class T>
-void pack_columns(const ExecutionSpace& space, const Matrix<const T>& from, const Vector<T>& panels) {
+void pack_columns(const ExecutionSpace& space, const Matrix<const T>& from,
+                  const Vector<T>& panels) {
   const int rows = static_cast<int>(from.extent(0)), columns = static_cast<int>(from.extent(1));
   for_each_row(
       KOKOMOE_LABEL("core::tile::pack_columns"), space, rows, KOKKOS_LAMBDA(const Row& row) {

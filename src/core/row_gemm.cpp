@@ -91,7 +91,7 @@ void row_gemm(const ExecutionSpace& space, Arena& scratch, Transpose transpose_b
   multiply_panels<T>(space, a, panels, accumulate, c);
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                            \
+#define KOKOMOE_INSTANTIATE(T)                                                                \
   template void row_gemm<T>(const ExecutionSpace&, Arena&, Transpose, const Matrix<const T>&, \
                             const Matrix<const T>&, bool, const Matrix<T>&);
 KOKOMOE_INSTANTIATE(float)

@@ -42,27 +42,27 @@ struct ExactTile {
 #pragma omp simd reduction(+ : bad)
       for (int j = 0; j < columns; ++j) {
         const double x = static_cast<double>(sum[i][j]);
-        exact::add(x, high[i][j], low[i][j]);
-        bad += exact::is_part(x) ? 0 : 1;
+        exact_sum::add(x, high[i][j], low[i][j]);
+        bad += exact_sum::is_part(x) ? 0 : 1;
       }
     }
     outside |= bad;
-    if (++parts % exact::parts_between_carries == 0) carry();
+    if (++parts % exact_sum::parts_between_carries == 0) carry();
   }
   KOKKOS_INLINE_FUNCTION void carry() {
     for (int i = 0; i < rows; ++i)
-      for (int j = 0; j < columns; ++j) exact::carry(high[i][j], low[i][j]);
+      for (int j = 0; j < columns; ++j) exact_sum::carry(high[i][j], low[i][j]);
   }
 };
 
 /// Writes or adds one carried number.
-KOKKOS_INLINE_FUNCTION void store(const exact::Sums& out, int i, int j, std::int64_t high,
+KOKKOS_INLINE_FUNCTION void store(const exact_sum::Sums& out, int i, int j, std::int64_t high,
                                   std::int64_t low, bool accumulate) {
   if (accumulate) {
     high += out.high(i, j);
     low += out.low(i, j);
   }
-  exact::carry(high, low);
+  exact_sum::carry(high, low);
   out.high(i, j) = high;
   out.low(i, j) = low;
 }
@@ -72,7 +72,7 @@ KOKKOS_INLINE_FUNCTION void store(const exact::Sums& out, int i, int j, std::int
 template <class T>
 void exact_product(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& a,
                    const Matrix<const T>& b, const Segments& segments, int first, bool accumulate,
-                   const exact::Sums& out) {
+                   const exact_sum::Sums& out) {
   require_shape("exact_product", "b", b, a.extent(0), b.extent(1));
   require_shape("exact_product", "out", out.high, a.extent(1), b.extent(1));
   constexpr int rows = detail::RegisterTile<T>::rows, columns = detail::RegisterTile<T>::columns;
@@ -122,13 +122,13 @@ template <class T>
 void exact_column_sum(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& a,
                       const Matrix<const T>& b, const Vector<const T>& weight,
                       const Segments& segments, std::span<const int> offsets, bool accumulate,
-                      const exact::Sums& out) {
+                      const exact_sum::Sums& out) {
   const int columns = static_cast<int>(a.extent(1)), first = offsets[0];
   const bool product = b.extent(0) != 0, weighted = weight.extent(0) != 0;
   const std::size_t groups = offsets.size() - 1;
   if (product) require_shape("exact_column_sum", "b", b, a.extent(0), a.extent(1));
-  require_shape("exact_column_sum", "a", a,
-                static_cast<std::size_t>(offsets[groups] - offsets[0]), a.extent(1));
+  require_shape("exact_column_sum", "a", a, static_cast<std::size_t>(offsets[groups] - offsets[0]),
+                a.extent(1));
   require_shape("exact_column_sum", "out", out.high, groups, a.extent(1));
   const int last = offsets[groups];
   ArenaScope scope(scratch);
@@ -162,11 +162,11 @@ void exact_column_sum(const ExecutionSpace& space, Arena& scratch, const Matrix<
           for (int s = segment_at(segments, begin), parts = 1;
                s < segments.count && segments.starts(s) < end; ++s, ++parts) {
             const double x = static_cast<double>(partial(s, c));
-            exact::add(x, high, low);
-            outside = outside || !exact::is_part(x);
-            if (parts % exact::parts_between_carries == 0) exact::carry(high, low);
+            exact_sum::add(x, high, low);
+            outside = outside || !exact_sum::is_part(x);
+            if (parts % exact_sum::parts_between_carries == 0) exact_sum::carry(high, low);
           }
-          exact::carry(high, low);
+          exact_sum::carry(high, low);
           store(out, static_cast<int>(g), c, high, low, accumulate);
           if (outside) Kokkos::atomic_add(&out.outside(0), std::int64_t(1));
         });
@@ -177,15 +177,15 @@ template <class T>
 void exact_scatter_sum(const ExecutionSpace& space, const Matrix<const T>& a,
                        const Vector<const int>& offsets, const Vector<const int>& order,
                        const Vector<const std::uint32_t>& segment, bool accumulate,
-                       const exact::Sums& out) {
+                       const exact_sum::Sums& out) {
   constexpr int width = detail::RegisterTile<T>::columns;
   const int columns = static_cast<int>(a.extent(1));
   const int blocks = (columns + width - 1) / width;
   require_shape("exact_scatter_sum", "out", out.high, out.high.extent(0), a.extent(1));
   Kokkos::parallel_for(
       KOKOMOE_LABEL("core::exact_scatter_sum"),
-      Kokkos::RangePolicy<ExecutionSpace>(
-          space, 0, out.high.extent(0) * static_cast<std::size_t>(blocks)),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0,
+                                          out.high.extent(0) * static_cast<std::size_t>(blocks)),
       KOKKOS_LAMBDA(const std::size_t unit) {
         const int r = static_cast<int>(unit / static_cast<std::size_t>(blocks));
         const int begin = static_cast<int>(unit % static_cast<std::size_t>(blocks)) * width;
@@ -211,7 +211,7 @@ void exact_scatter_sum(const ExecutionSpace& space, const Matrix<const T>& a,
 
 template <class T>
 void grid_column_sum(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& a,
-                     const Segments& segments, const exact::Grid& grid,
+                     const Segments& segments, const exact_sum::Grid& grid,
                      const Vector<double>& out) {
   const int columns = static_cast<int>(a.extent(1));
   ArenaScope scope(scratch);
@@ -233,20 +233,20 @@ void grid_column_sum(const ExecutionSpace& space, Arena& scratch, const Matrix<c
                      out);
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                   \
-  template void exact_product<T>(const ExecutionSpace&, Arena&, const Matrix<const T>&,          \
-                                 const Matrix<const T>&, const Segments&, int, bool,             \
-                                 const exact::Sums&);                                            \
-  template void exact_column_sum<T>(const ExecutionSpace&, Arena&, const Matrix<const T>&,       \
-                                    const Matrix<const T>&, const Vector<const T>&,              \
-                                    const Segments&, std::span<const int>, bool,                 \
-                                    const exact::Sums&);                                         \
-  template void exact_scatter_sum<T>(const ExecutionSpace&, const Matrix<const T>&,              \
-                                     const Vector<const int>&, const Vector<const int>&,         \
-                                     const Vector<const std::uint32_t>&, bool,                   \
-                                     const exact::Sums&);                                        \
-  template void grid_column_sum<T>(const ExecutionSpace&, Arena&, const Matrix<const T>&,        \
-                                   const Segments&, const exact::Grid&, const Vector<double>&);
+#define KOKOMOE_INSTANTIATE(T)                                                                     \
+  template void exact_product<T>(const ExecutionSpace&, Arena&, const Matrix<const T>&,            \
+                                 const Matrix<const T>&, const Segments&, int, bool,               \
+                                 const exact_sum::Sums&);                                          \
+  template void exact_column_sum<T>(const ExecutionSpace&, Arena&, const Matrix<const T>&,         \
+                                    const Matrix<const T>&, const Vector<const T>&,                \
+                                    const Segments&, std::span<const int>, bool,                   \
+                                    const exact_sum::Sums&);                                       \
+  template void exact_scatter_sum<T>(                                                              \
+      const ExecutionSpace&, const Matrix<const T>&, const Vector<const int>&,                     \
+      const Vector<const int>&, const Vector<const std::uint32_t>&, bool, const exact_sum::Sums&); \
+  template void grid_column_sum<T>(const ExecutionSpace&, Arena&, const Matrix<const T>&,          \
+                                   const Segments&, const exact_sum::Grid&,                        \
+                                   const Vector<double>&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

@@ -32,7 +32,7 @@ Vector<const double> sums_over_tokens(const StepContext& ctx, const Matrix<const
   const Vector<double> result = ctx.scratch->vector<double>(values.extent(1));
   if (ctx.layout_free) {
     grid_column_sum<T>(ctx.space, *ctx.scratch, values, segments_of(ctx),
-                       exact::Grid(limit_bits, ctx.update_tokens), result);
+                       exact_sum::Grid(limit_bits, ctx.update_tokens), result);
     return result;
   }
   const Vector<T> sums = ctx.scratch->template vector<T>(values.extent(1));
@@ -181,7 +181,7 @@ void add_sequence_balance(const StepContext& ctx, double alpha, const Matrix<con
       ctx.saved->vector<double>(static_cast<std::size_t>(count));
   const bool exactly = ctx.layout_free;
   // The term of a token is at most alpha E; a thousand leaves room for the weight alpha.
-  const exact::Grid grid(10, ctx.update_tokens);
+  const exact_sum::Grid grid(10, ctx.update_tokens);
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::auxiliary::sequence_balance"),
       Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, count), KOKKOS_LAMBDA(const int b) {

@@ -36,7 +36,7 @@ Matrix<T> plain(const ParameterStore<T>& store, const ExpertGradients& to) {
 }
 
 template <class T>
-exact::Sums limbs(const ParameterStore<T>& store, const ExpertGradients& to) {
+exact_sum::Sums limbs(const ParameterStore<T>& store, const ExpertGradients& to) {
   const Span rows = stacked_rows(store, to);
   return store.exact_gradient(to.handle).rows(rows.begin, rows.end);
 }
@@ -88,7 +88,7 @@ void add_weight_gradients(const ExecutionSpace& space, Arena& scratch, const Row
                                offsets);
     return;
   }
-  const exact::Sums sums = limbs(store, to);
+  const exact_sum::Sums sums = limbs(store, to);
   const std::size_t groups = offsets.size() - 1, block = sums.high.extent(0) / groups;
   for (std::size_t g = 0; g < groups; ++g) {
     const Span rows(offsets, g);
@@ -112,24 +112,24 @@ void add_bias_gradients(const ExecutionSpace& space, Arena& scratch, const RowAr
   const std::size_t width = dy.extent(1);
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
     const Span rows(offsets, g);
-    column_sum<T>(space, scratch, rows_of(dy, rows.begin, rows.end), Matrix<const T>(),
-                  rows.begin == rows.end ? Vector<const T>()
-                                         : rows_of(weight, rows.begin, rows.end),
-                  to.accumulate ? T(1) : T(0), Vector<T>(gradient.data() + g * width, width));
+    column_sum<T>(
+        space, scratch, rows_of(dy, rows.begin, rows.end), Matrix<const T>(),
+        rows.begin == rows.end ? Vector<const T>() : rows_of(weight, rows.begin, rows.end),
+        to.accumulate ? T(1) : T(0), Vector<T>(gradient.data() + g * width, width));
   }
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                   \
-  template void multiply_groups<T>(const ExecutionSpace&, Arena&, const RowArithmetic&,          \
-                                   Transpose, const Matrix<const T>&, const Matrix<const T>&,    \
-                                   const Matrix<T>&, std::span<const int>);                      \
-  template void add_weight_gradients<T>(const ExecutionSpace&, Arena&, const RowArithmetic&,     \
-                                        const Matrix<const T>&, const Matrix<const T>&,          \
-                                        std::span<const int>, const ParameterStore<T>&,          \
-                                        const ExpertGradients&);                                 \
-  template void add_bias_gradients<T>(const ExecutionSpace&, Arena&, const RowArithmetic&,       \
-                                      const Matrix<const T>&, const Vector<const T>&,            \
-                                      std::span<const int>, const ParameterStore<T>&,            \
+#define KOKOMOE_INSTANTIATE(T)                                                                     \
+  template void multiply_groups<T>(const ExecutionSpace&, Arena&, const RowArithmetic&, Transpose, \
+                                   const Matrix<const T>&, const Matrix<const T>&,                 \
+                                   const Matrix<T>&, std::span<const int>);                        \
+  template void add_weight_gradients<T>(const ExecutionSpace&, Arena&, const RowArithmetic&,       \
+                                        const Matrix<const T>&, const Matrix<const T>&,            \
+                                        std::span<const int>, const ParameterStore<T>&,            \
+                                        const ExpertGradients&);                                   \
+  template void add_bias_gradients<T>(const ExecutionSpace&, Arena&, const RowArithmetic&,         \
+                                      const Matrix<const T>&, const Vector<const T>&,              \
+                                      std::span<const int>, const ParameterStore<T>&,              \
                                       const ExpertGradients&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

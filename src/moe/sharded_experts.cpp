@@ -20,7 +20,8 @@ Vector<std::uint32_t> sequences_of_rows(const StepContext& ctx, const DispatchPl
   const Vector<const std::uint32_t> sequence = ctx.tokens.sequence_index;
   const Vector<const int> token = plan.token_of_row;
   Kokkos::parallel_for(
-      KOKOMOE_LABEL("moe::sequence_of_row"), Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, rows),
+      KOKOMOE_LABEL("moe::sequence_of_row"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, rows),
       KOKKOS_LAMBDA(const std::size_t r) { result(r) = sequence(token(r)); });
   return result;
 }

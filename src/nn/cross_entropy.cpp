@@ -56,7 +56,7 @@ void cross_entropy(const StepContext& ctx, const Matrix<T>& logits,
   // A thousand nats a token: no loss that a model recovers from.
   if (ctx.layout_free)
     grid_column_sum<double>(ctx.space, *ctx.scratch, each, segments_of(ctx),
-                            exact::Grid(10, ctx.update_tokens), sums);
+                            exact_sum::Grid(10, ctx.update_tokens), sums);
   else
     column_sum<double>(ctx.space, *ctx.scratch, each, Matrix<const double>(),
                        Vector<const double>(), 0.0, sums);

@@ -61,8 +61,8 @@ double ordered_gradient_norm(const ExecutionSpace& space, Arena& scratch,
     const std::size_t all = expert ? entry.spec.shape[0] : 1;
     const ExpertRange range = store.experts(static_cast<int>(all));
     const std::size_t own = expert ? entry.local_shape[0] : 1;
-    places.push_back({{i}, size, own, expert ? static_cast<std::size_t>(range.begin) : 0, all,
-                      !expert});
+    places.push_back(
+        {{i}, size, own, expert ? static_cast<std::size_t>(range.begin) : 0, all, !expert});
     size += all;
   }
   ArenaScope scope(scratch);
@@ -72,9 +72,9 @@ double ordered_gradient_norm(const ExecutionSpace& space, Arena& scratch,
     square_pieces<T>(space, scratch, store.gradient_vector(place.handle),
                      Vector<double>(sums.data() + place.first + place.begin, place.own));
   std::vector<double> host(size);
-  Kokkos::deep_copy(space,
-                    Kokkos::View<double*, Kokkos::LayoutRight, Kokkos::HostSpace>(host.data(), size),
-                    sums);
+  Kokkos::deep_copy(
+      space, Kokkos::View<double*, Kokkos::LayoutRight, Kokkos::HostSpace>(host.data(), size),
+      sums);
   space.fence(KOKOMOE_LABEL("nn::ordered_norm"));
   // One rank gives each sum and the others zero: adding those changes nothing.
   for (const Place& place : places)
@@ -85,8 +85,8 @@ double ordered_gradient_norm(const ExecutionSpace& space, Arena& scratch,
   return std::sqrt(total);
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                      \
-  template double ordered_gradient_norm<T>(const ExecutionSpace&, Arena&,           \
+#define KOKOMOE_INSTANTIATE(T)                                            \
+  template double ordered_gradient_norm<T>(const ExecutionSpace&, Arena&, \
                                            const ParameterStore<T>&, const Communicator&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

@@ -63,7 +63,7 @@ void initialise(const ExecutionSpace& space, const Vector<T>& flat, std::size_t 
 }
 
 template <class T>
-void round_sums(const ExecutionSpace& space, const exact::Sums& sums, const Vector<T>& out) {
+void round_sums(const ExecutionSpace& space, const exact_sum::Sums& sums, const Vector<T>& out) {
   const std::int64_t* const high = sums.high.data();
   const std::int64_t* const low = sums.low.data();
   const Vector<const std::int64_t> outside = sums.outside;
@@ -71,7 +71,7 @@ void round_sums(const ExecutionSpace& space, const exact::Sums& sums, const Vect
       KOKOMOE_LABEL("parameters::round"),
       Kokkos::RangePolicy<ExecutionSpace>(space, 0, out.extent(0)),
       KOKKOS_LAMBDA(const std::size_t i) {
-        out(i) = outside(0) == 0 ? static_cast<T>(exact::value(high[i], low[i]))
+        out(i) = outside(0) == 0 ? static_cast<T>(exact_sum::value(high[i], low[i]))
                                  : Kokkos::Experimental::quiet_NaN_v<T>;
       });
 }
@@ -256,7 +256,7 @@ bool ParameterStore<T>::adds_exactly(ParameterHandle handle) {
 }
 
 template <class T>
-exact::Sums ParameterStore<T>::exact_gradient(ParameterHandle handle) const {
+exact_sum::Sums ParameterStore<T>::exact_gradient(ParameterHandle handle) const {
   require_usable(handle);
   if (!exact_) fail("ParameterStore", "has no exact sums: sum_exactly was not called");
   const Entry& e = entry(handle);

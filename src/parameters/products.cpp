@@ -47,9 +47,8 @@ void add_weight_gradient(const StepContext& ctx, const Matrix<const T>& dy,
 }
 
 template <class T>
-void add_column_gradient(const StepContext& ctx, const Matrix<const T>& a,
-                         const Matrix<const T>& b, ParameterStore<T>& store,
-                         ParameterHandle parameter) {
+void add_column_gradient(const StepContext& ctx, const Matrix<const T>& a, const Matrix<const T>& b,
+                         ParameterStore<T>& store, ParameterHandle parameter) {
   require_same(ctx, store);
   if (ctx.layout_free) {
     const int offsets[] = {0, static_cast<int>(a.extent(0))};
@@ -62,14 +61,14 @@ void add_column_gradient(const StepContext& ctx, const Matrix<const T>& a,
   }
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                   \
-  template void multiply<T>(const StepContext&, Transpose, const Matrix<const T>&,               \
-                            const Matrix<const T>&, bool, const Matrix<T>&);                     \
-  template void add_weight_gradient<T>(const StepContext&, const Matrix<const T>&,               \
-                                       const Matrix<const T>&, ParameterStore<T>&,               \
-                                       ParameterHandle);                                         \
-  template void add_column_gradient<T>(const StepContext&, const Matrix<const T>&,               \
-                                       const Matrix<const T>&, ParameterStore<T>&,               \
+#define KOKOMOE_INSTANTIATE(T)                                                     \
+  template void multiply<T>(const StepContext&, Transpose, const Matrix<const T>&, \
+                            const Matrix<const T>&, bool, const Matrix<T>&);       \
+  template void add_weight_gradient<T>(const StepContext&, const Matrix<const T>&, \
+                                       const Matrix<const T>&, ParameterStore<T>&, \
+                                       ParameterHandle);                           \
+  template void add_column_gradient<T>(const StepContext&, const Matrix<const T>&, \
+                                       const Matrix<const T>&, ParameterStore<T>&, \
                                        ParameterHandle);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

@@ -108,9 +108,9 @@ ParallelOptions read_parallel(const Deck& deck) {
 void check_layout_free(const Deck& deck, const LanguageModelConfig& config) {
   const MoeConfig& moe = config.model.moe;
   const std::int64_t sequences = config.batch_tokens / config.sequence_length;
-  if (sequences > exact::largest_sequences)
+  if (sequences > exact_sum::largest_sequences)
     deck.refuse("parallel/deterministic",
-                "\"layout\" takes at most " + std::to_string(exact::largest_sequences) +
+                "\"layout\" takes at most " + std::to_string(exact_sum::largest_sequences) +
                     " sequences an update, not " + std::to_string(sequences));
   if (config.model.moe_every == 0) return;
   if (!router_info(moe.router).layout_free) {

@@ -29,8 +29,7 @@ template <class T>
 std::size_t different_bits(const ParameterStore<T>& one, const ParameterStore<T>& together) {
   std::size_t wrong = 0;
   const auto count = [&](const std::vector<T>& a, const std::vector<T>& b) {
-    for (std::size_t i = 0; i < b.size(); ++i)
-      wrong += std::memcmp(&a[i], &b[i], sizeof(T)) != 0;
+    for (std::size_t i = 0; i < b.size(); ++i) wrong += std::memcmp(&a[i], &b[i], sizeof(T)) != 0;
   };
   for (std::size_t i = 0; i < one.entries().size(); ++i) {
     const auto& all = one.entries()[i];
@@ -38,8 +37,7 @@ std::size_t different_bits(const ParameterStore<T>& one, const ParameterStore<T>
     std::size_t skip = 0;
     if (all.spec.expert)
       skip = all.size / all.spec.shape[0] *
-             static_cast<std::size_t>(
-                 together.experts(static_cast<int>(all.spec.shape[0])).begin);
+             static_cast<std::size_t>(together.experts(static_cast<int>(all.spec.shape[0])).begin);
     const auto &a = one.buffer(all.group), &b = together.buffer(own.group);
     count(slice(a.value, all.offset + skip, own.size), slice(b.value, own.offset, own.size));
     if (all.frozen || all.spec.state) continue;
@@ -75,12 +73,20 @@ void check_bits(const TinyTraining& tiny, std::vector<std::string> settings, int
   CHECK((anywhere == 0) == expected_equal);
 }
 
-const std::vector<std::string> rich{
-    "parallel/deterministic=layout", "moe/router=top_k",   "moe/k=2",
-    "model/bias=true",               "model/norm=layer_norm", "model/positions=learned",
-    "model/dropout=0.1",             "model/tied=false",   "moe/shared_experts=1",
-    "moe/output_gain=true",          "moe/z_loss=0.01",    "moe/balance_scope=sequence",
-    "train/accumulate=2",            "moe/experts=5"};
+const std::vector<std::string> rich{"parallel/deterministic=layout",
+                                    "moe/router=top_k",
+                                    "moe/k=2",
+                                    "model/bias=true",
+                                    "model/norm=layer_norm",
+                                    "model/positions=learned",
+                                    "model/dropout=0.1",
+                                    "model/tied=false",
+                                    "moe/shared_experts=1",
+                                    "moe/output_gain=true",
+                                    "moe/z_loss=0.01",
+                                    "moe/balance_scope=sequence",
+                                    "train/accumulate=2",
+                                    "moe/experts=5"};
 
 }  // namespace
 
@@ -95,13 +101,13 @@ TEMPLATE_TEST_CASE("a layout-free run has the same bits on any ranks", "[layout_
                          share);
     check_bits<TestType>(tiny, rich, share);
   }
-  check_bits<TestType>(tiny, {"parallel/deterministic=layout", "moe/every=0", "model/bias=true"}, 1);
+  check_bits<TestType>(tiny, {"parallel/deterministic=layout", "moe/every=0", "model/bias=true"},
+                       1);
 }
 
 TEST_CASE("a run that is not layout-free is not", "[layout_free]") {
   // The test above would pass on anything if this one did not fail.
-  if (communicator().size() > 1)
-    check_bits<float>(TinyTraining(), {"moe/z_loss=0.01"}, 1, false);
+  if (communicator().size() > 1) check_bits<float>(TinyTraining(), {"moe/z_loss=0.01"}, 1, false);
 }
 
 #endif

@@ -9,10 +9,10 @@
 
 /// Sums whose value does not depend on the order of their parts: every part is rounded to a fixed
 /// grid by itself, and numbers on a grid add without rounding.
-namespace kokomoe::exact {
+namespace kokomoe::exact_sum {
 
-/// A fixed-point number in two 64-bit limbs: high 2^-26 + low 2^-76. Part and sum are whole numbers,
-/// so parts may be added in any order, by any thread and rank.
+/// A fixed-point number in two 64-bit limbs: high 2^-26 + low 2^-76. Part and sum are whole
+/// numbers, so parts may be added in any order, by any thread and rank.
 ///
 ///   one part     |x| < 2^16, hence |high| <= 2^42 and |low| <= 2^49
 ///   a sum        2^20 parts and more fit in high; low must be carried every 2^13 additions
@@ -25,7 +25,9 @@ inline constexpr int parts_between_carries = 4096;
 inline constexpr std::int64_t largest_sequences = std::int64_t(1) << 19;
 
 /// False for what a part may not be: too large, infinite, or no number.
-KOKKOS_INLINE_FUNCTION bool is_part(double x) { return Kokkos::abs(x) < part_limit; }
+KOKKOS_INLINE_FUNCTION bool is_part(double x) {
+  return Kokkos::abs(x) < part_limit;
+}
 
 /// Adds x, rounded to 2^-76. When x is no part the limbs are rubbish, and the caller must say so.
 /// The products are exact, so fused multiply-adds change nothing.
@@ -88,4 +90,4 @@ struct Grid {
   }
 };
 
-}  // namespace kokomoe::exact
+}  // namespace kokomoe::exact_sum

@@ -8,8 +8,8 @@
 
 namespace kokomoe {
 
-/// C = A op(B), or C += A op(B), with A (m, k), op(B) (k, n), C (m, n). An element of C has the same
-/// bits whatever the number of rows, the row's place among them and the number of threads: it
+/// C = A op(B), or C += A op(B), with A (m, k), op(B) (k, n), C (m, n). An element of C has the
+/// same bits whatever the number of rows, the row's place among them and the number of threads: it
 /// depends on its row of A and on B alone. A BLAS does not promise that: it chooses tiles and the
 /// order of a sum by the shapes. Throws Error naming the shapes when they do not fit.
 /// T: float, double.

@@ -24,7 +24,7 @@ struct Segments {
 template <class T>
 void exact_product(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& a,
                    const Matrix<const T>& b, const Segments& segments, int first, bool accumulate,
-                   const exact::Sums& out);
+                   const exact_sum::Sums& out);
 
 /// out(g, c) = [out(g, c) +] sum over segments s of group g of the rounded sum over rows t of s of
 /// weight(t) a(t, c) b(t, c). An empty b or weight counts as ones. Group g has rows
@@ -33,19 +33,20 @@ template <class T>
 void exact_column_sum(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& a,
                       const Matrix<const T>& b, const Vector<const T>& weight,
                       const Segments& segments, std::span<const int> offsets, bool accumulate,
-                      const exact::Sums& out);
+                      const exact_sum::Sums& out);
 
-/// out(r, c) = [out(r, c) +] the sum over i in [offsets[r], offsets[r + 1]) of a(order[i], c), where
-/// rows that follow each other with the same `segment` are summed first and rounded.
+/// out(r, c) = [out(r, c) +] the sum over i in [offsets[r], offsets[r + 1]) of a(order[i], c),
+/// where rows that follow each other with the same `segment` are summed first and rounded.
 template <class T>
 void exact_scatter_sum(const ExecutionSpace& space, const Matrix<const T>& a,
                        const Vector<const int>& offsets, const Vector<const int>& order,
                        const Vector<const std::uint32_t>& segment, bool accumulate,
-                       const exact::Sums& out);
+                       const exact_sum::Sums& out);
 
 /// out(c) = sum over segments of the sum of a(t, c) in double, rounded to the grid.
 template <class T>
 void grid_column_sum(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& a,
-                     const Segments& segments, const exact::Grid& grid, const Vector<double>& out);
+                     const Segments& segments, const exact_sum::Grid& grid,
+                     const Vector<double>& out);
 
 }  // namespace kokomoe

@@ -85,7 +85,7 @@ class ParameterStore {
   /// Freezes every tensor whose name matches a glob ('*' any run of characters); before allocate.
   /// Returns how many matched.
   int freeze(const std::string& pattern);
-  /// Asks for exact sums of gradients (see exact::Sums); before allocate. 16 bytes an element.
+  /// Asks for exact sums of gradients (see exact_sum::Sums); before allocate. 16 bytes an element.
   void sum_exactly();
   bool sums_exactly() const { return exact_; }
   /// Lays out and initialises everything.
@@ -109,7 +109,7 @@ class ParameterStore {
   /// The same for exact sums: true when this write adds to what is there.
   bool adds_exactly(ParameterHandle handle);
   /// Exact sums in the shape of `gradient`. Throws Error unless the store sums exactly.
-  exact::Sums exact_gradient(ParameterHandle handle) const;
+  exact_sum::Sums exact_gradient(ParameterHandle handle) const;
   /// (tensors) parts that did not fit into an exact sum, to be added up over ranks like the limbs.
   const Vector<std::int64_t>& outside() const { return outside_; }
   /// Rounds exact sums into the gradients, NaN for tensors with a part that did not fit.

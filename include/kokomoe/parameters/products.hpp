@@ -28,8 +28,7 @@ void add_weight_gradient(const StepContext& ctx, const Matrix<const T>& dy,
 
 /// sum over tokens t of a(t, c) b(t, c), to the vector `parameter`; an empty b counts as ones.
 template <class T>
-void add_column_gradient(const StepContext& ctx, const Matrix<const T>& a,
-                         const Matrix<const T>& b, ParameterStore<T>& store,
-                         ParameterHandle parameter);
+void add_column_gradient(const StepContext& ctx, const Matrix<const T>& a, const Matrix<const T>& b,
+                         ParameterStore<T>& store, ParameterHandle parameter);
 
 }  // namespace kokomoe

@@ -23,7 +23,9 @@ struct Limbs {
 };
 
 /// The value in units of 2^-76: what both limbs stand for.
-Wide units(const Limbs& x) { return (Wide(x.high) << exact::limb_bits) + x.low; }
+Wide units(const Limbs& x) {
+  return (Wide(x.high) << exact_sum::limb_bits) + x.low;
+}
 
 /// The nearest multiple of 2^-76 (ties apart), from the bits of x alone.
 Wide nearest_units(double x) {
@@ -41,10 +43,10 @@ Limbs sum(const std::vector<double>& parts) {
   Limbs result;
   int added = 0;
   for (const double x : parts) {
-    exact::add(x, result.high, result.low);
-    if (++added % exact::parts_between_carries == 0) exact::carry(result.high, result.low);
+    exact_sum::add(x, result.high, result.low);
+    if (++added % exact_sum::parts_between_carries == 0) exact_sum::carry(result.high, result.low);
   }
-  exact::carry(result.high, result.low);
+  exact_sum::carry(result.high, result.low);
   return result;
 }
 
@@ -53,8 +55,8 @@ std::vector<double> mixed(std::size_t count, std::uint64_t seed) {
   Draw draw(seed);
   std::vector<double> parts(count);
   for (double& x : parts) x = draw() * std::ldexp(1.0, static_cast<int>(draw(45)) - 30);
-  parts.push_back(std::nextafter(exact::part_limit, 0.0));
-  parts.push_back(-std::nextafter(exact::part_limit, 0.0));
+  parts.push_back(std::nextafter(exact_sum::part_limit, 0.0));
+  parts.push_back(-std::nextafter(exact_sum::part_limit, 0.0));
   parts.push_back(std::numeric_limits<double>::denorm_min());
   parts.push_back(-0.0);
   return parts;
@@ -69,7 +71,7 @@ TEST_CASE("one part is its number rounded to 2^-76", "[exact]") {
     CAPTURE(x);
     CHECK((error == 0 || std::abs(x) < 0x1p-23));  // ties may go the other way
     CHECK((error <= 1 && error >= -1));
-    CHECK(std::abs(exact::value(limbs.high, limbs.low) - x) <= 0x1p-76);
+    CHECK(std::abs(exact_sum::value(limbs.high, limbs.low) - x) <= 0x1p-76);
   }
 }
 
@@ -97,36 +99,36 @@ TEST_CASE("a sum is that of its parts' whole numbers, in any order", "[exact]") 
     grouped.high += own.high;
     grouped.low += own.low;
   }
-  exact::carry(grouped.high, grouped.low);
+  exact_sum::carry(grouped.high, grouped.low);
   CHECK(grouped == first);
 }
 
 TEST_CASE("as many of the largest parts as an update may have fit", "[exact]") {
-  const double most = std::nextafter(exact::part_limit, 0.0);
+  const double most = std::nextafter(exact_sum::part_limit, 0.0);
   for (const double x : {most, -most}) {
     Limbs limbs;
-    const std::int64_t parts = 2 * exact::largest_sequences;
+    const std::int64_t parts = 2 * exact_sum::largest_sequences;
     for (std::int64_t i = 1; i <= parts; ++i) {
-      exact::add(x, limbs.high, limbs.low);
-      if (i % exact::parts_between_carries == 0) exact::carry(limbs.high, limbs.low);
+      exact_sum::add(x, limbs.high, limbs.low);
+      if (i % exact_sum::parts_between_carries == 0) exact_sum::carry(limbs.high, limbs.low);
     }
     CHECK(units(limbs) == units(sum({x})) * parts);
-    CHECK(exact::value(limbs.high, limbs.low) == x * static_cast<double>(parts));
+    CHECK(exact_sum::value(limbs.high, limbs.low) == x * static_cast<double>(parts));
   }
 }
 
 TEST_CASE("what is no part is told", "[exact]") {
   const double infinity = std::numeric_limits<double>::infinity();
-  CHECK(exact::is_part(0));
-  CHECK(exact::is_part(-std::nextafter(exact::part_limit, 0.0)));
-  for (const double x : {exact::part_limit, -exact::part_limit, 1e300, infinity, -infinity,
+  CHECK(exact_sum::is_part(0));
+  CHECK(exact_sum::is_part(-std::nextafter(exact_sum::part_limit, 0.0)));
+  for (const double x : {exact_sum::part_limit, -exact_sum::part_limit, 1e300, infinity, -infinity,
                          std::numeric_limits<double>::quiet_NaN()})
-    CHECK_FALSE(exact::is_part(x));
+    CHECK_FALSE(exact_sum::is_part(x));
 }
 
 TEST_CASE("numbers on a grid add without rounding", "[exact]") {
   constexpr int tokens = 5000;
-  const exact::Grid grid(4, tokens);
+  const exact_sum::Grid grid(4, tokens);
   Draw draw(3);
   std::vector<double> parts(tokens);
   for (double& x : parts) x = grid.round(draw(16));

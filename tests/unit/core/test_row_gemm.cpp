@@ -32,7 +32,7 @@ std::vector<T> run(const Extents& x, bool transposed, const std::vector<T>& a,
   return on_host(c);
 }
 
-const Extents shapes[] = {{1, 1, 1},    {1, 7, 5},     {9, 1, 9},    {7, 33, 1}, {64, 64, 64},
+const Extents shapes[] = {{1, 1, 1},    {1, 7, 5},      {9, 1, 9},    {7, 33, 1},   {64, 64, 64},
                           {65, 31, 17}, {130, 96, 128}, {3, 257, 40}, {200, 5, 300}};
 
 }  // namespace

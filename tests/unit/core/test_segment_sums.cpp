@@ -24,15 +24,13 @@ struct Cut {
 
   Cut(const std::vector<int>& lengths, const std::vector<std::size_t>& order) {
     for (const std::size_t s : order) {
-      const int before = std::accumulate(
-          lengths.begin(), lengths.begin() + static_cast<std::ptrdiff_t>(s), 0);
+      const int before =
+          std::accumulate(lengths.begin(), lengths.begin() + static_cast<std::ptrdiff_t>(s), 0);
       for (int t = 0; t < lengths[s]; ++t) rows.push_back(static_cast<std::size_t>(before + t));
       starts.push_back(static_cast<int>(rows.size()));
     }
   }
-  Segments segments() const {
-    return {device_vector(starts), static_cast<int>(starts.size()) - 1};
-  }
+  Segments segments() const { return {device_vector(starts), static_cast<int>(starts.size()) - 1}; }
   template <class T>
   Matrix<T> take(const std::vector<T>& from, std::size_t columns) const {
     std::vector<T> values;
@@ -43,17 +41,17 @@ struct Cut {
   }
 };
 
-exact::Sums make_sums(std::size_t rows, std::size_t columns) {
-  const exact::Sums sums{Matrix<std::int64_t>("high", rows, columns),
-                         Matrix<std::int64_t>("low", rows, columns),
-                         Vector<std::int64_t>("outside", 1)};
+exact_sum::Sums make_sums(std::size_t rows, std::size_t columns) {
+  const exact_sum::Sums sums{Matrix<std::int64_t>("high", rows, columns),
+                             Matrix<std::int64_t>("low", rows, columns),
+                             Vector<std::int64_t>("outside", 1)};
   Kokkos::deep_copy(sums.high, 77);  // must be overwritten
   Kokkos::deep_copy(sums.low, -7);
   return sums;
 }
 
 /// Both limbs, one behind the other.
-std::vector<std::int64_t> bits(const exact::Sums& sums) {
+std::vector<std::int64_t> bits(const exact_sum::Sums& sums) {
   Kokkos::fence();
   std::vector<std::int64_t> result = on_host(sums.high);
   const std::vector<std::int64_t> low = on_host(sums.low);
@@ -61,11 +59,11 @@ std::vector<std::int64_t> bits(const exact::Sums& sums) {
   return result;
 }
 
-std::vector<double> values(const exact::Sums& sums) {
+std::vector<double> values(const exact_sum::Sums& sums) {
   const std::vector<std::int64_t> all = bits(sums);
   std::vector<double> result(all.size() / 2);
   for (std::size_t i = 0; i < result.size(); ++i)
-    result[i] = exact::value(all[i], all[result.size() + i]);
+    result[i] = exact_sum::value(all[i], all[result.size() + i]);
   return result;
 }
 
@@ -86,13 +84,13 @@ TEMPLATE_TEST_CASE("exact products are the products, in any order of sequences",
     const auto a = draw.many<T>(all_rows * w.m), b = draw.many<T>(all_rows * w.n);
     Arena scratch("kokomoe::test::scratch");
     const auto product = [&](const std::vector<std::size_t>& order, bool accumulate,
-                             const exact::Sums& out) {
+                             const exact_sum::Sums& out) {
       const Cut cut(lengths, order);
       exact_product<T>(ExecutionSpace(), scratch, cut.take(a, w.m), cut.take(b, w.n),
                        cut.segments(), 0, accumulate, out);
     };
-    const exact::Sums whole = make_sums(w.m, w.n), other = make_sums(w.m, w.n),
-                      parts = make_sums(w.m, w.n);
+    const exact_sum::Sums whole = make_sums(w.m, w.n), other = make_sums(w.m, w.n),
+                          parts = make_sums(w.m, w.n);
     product(in_order, false, whole);
     product(shuffled, false, other);
     product({6, 0}, false, parts);  // as two ranks would
@@ -117,15 +115,15 @@ TEST_CASE("rows of a product may be some of those that the segments cut", "[segm
   const std::size_t m = 6, n = 10;
   const auto a = draw.many<float>(all_rows * m), b = draw.many<float>(all_rows * n);
   Arena scratch("kokomoe::test::scratch");
-  const exact::Sums some = make_sums(m, n), expected = make_sums(m, n);
+  const exact_sum::Sums some = make_sums(m, n), expected = make_sums(m, n);
   const Cut whole(lengths, in_order), part(lengths, {2, 3, 4});
   // The first two sequences have 40 rows; two segments more than there are begin at the end.
   std::vector<int> starts = whole.starts;
   starts.insert(starts.end(), {274, 274});
   exact_product<float>(ExecutionSpace(), scratch, part.take(a, m), part.take(b, n),
                        {device_vector(starts), 9}, 40, false, some);
-  exact_product<float>(ExecutionSpace(), scratch, part.take(a, m), part.take(b, n),
-                       part.segments(), 0, false, expected);
+  exact_product<float>(ExecutionSpace(), scratch, part.take(a, m), part.take(b, n), part.segments(),
+                       0, false, expected);
   CHECK(bits(some) == bits(expected));
 }
 
@@ -140,17 +138,17 @@ TEMPLATE_TEST_CASE("exact column sums, weighted, multiplied and in groups", "[se
   for (int form = 0; form < 4; ++form) {
     const bool product = (form & 1) != 0, weighted = (form & 2) != 0;
     const auto sum = [&](const std::vector<std::size_t>& order, const std::vector<int>& groups,
-                         bool accumulate, const exact::Sums& out) {
+                         bool accumulate, const exact_sum::Sums& out) {
       const Cut cut(lengths, order);
       const Matrix<T> w = cut.take(weight, 1);
       exact_column_sum<T>(ExecutionSpace(), scratch, cut.take(a, columns),
                           product ? cut.take(b, columns) : Matrix<T>(),
-                          weighted ? Vector<T>(w.data(), w.extent(0)) : Vector<T>(),
-                          cut.segments(), groups, accumulate, out);
+                          weighted ? Vector<T>(w.data(), w.extent(0)) : Vector<T>(), cut.segments(),
+                          groups, accumulate, out);
     };
     const int all = static_cast<int>(all_rows);
-    const exact::Sums whole = make_sums(1, columns), other = make_sums(1, columns),
-                      parts = make_sums(1, columns), groups = make_sums(3, columns);
+    const exact_sum::Sums whole = make_sums(1, columns), other = make_sums(1, columns),
+                          parts = make_sums(1, columns), groups = make_sums(3, columns);
     sum(in_order, {0, all}, false, whole);
     sum(shuffled, {0, all}, false, other);
     sum({3, 4, 1}, {0, 130}, false, parts);
@@ -183,7 +181,7 @@ TEST_CASE("exact scatter sums rows by key, in any order of sequences", "[segment
   for (int& k : key) k = static_cast<int>(0.5 * (draw() + 1) * (keys - 1));  // the last is unused
   Arena scratch("kokomoe::test::scratch");
   const auto scatter = [&](const std::vector<std::size_t>& order, bool accumulate,
-                           const exact::Sums& out) {
+                           const exact_sum::Sums& out) {
     const Cut cut(lengths, order);
     std::vector<int> own_key;
     std::vector<std::uint32_t> sequence;
@@ -196,8 +194,8 @@ TEST_CASE("exact scatter sums rows by key, in any order of sequences", "[segment
     exact_scatter_sum<float>(ExecutionSpace(), cut.take(a, columns), offsets, sorted,
                              device_vector(sequence), accumulate, out);
   };
-  const exact::Sums whole = make_sums(keys, columns), other = make_sums(keys, columns),
-                    parts = make_sums(keys, columns);
+  const exact_sum::Sums whole = make_sums(keys, columns), other = make_sums(keys, columns),
+                        parts = make_sums(keys, columns);
   scatter(in_order, false, whole);
   scatter(shuffled, false, other);
   scatter({4, 6, 3}, false, parts);
@@ -220,7 +218,7 @@ TEST_CASE("parts that do not fit are counted, not wrapped", "[segments]") {
       const Cut cut({3, 2}, {0, 1});
       std::vector<float> a(5 * 4, 1.0f);
       if (!good) a[3 * 4 + 2] = bad;
-      const exact::Sums product = make_sums(4, 4), column = make_sums(1, 4);
+      const exact_sum::Sums product = make_sums(4, 4), column = make_sums(1, 4);
       const int offsets[] = {0, 5};
       exact_product<float>(ExecutionSpace(), scratch, cut.take(a, 4),
                            cut.take(std::vector<float>(20, 1.0f), 4), cut.segments(), 0, false,
@@ -238,7 +236,7 @@ TEST_CASE("sums on a grid have the same bits however sequences are parted", "[se
   Draw draw(8);
   const auto a = draw.many<float>(all_rows * columns);
   Arena scratch("kokomoe::test::scratch");
-  const exact::Grid grid(1, all_rows);
+  const exact_sum::Grid grid(1, all_rows);
   const auto sum = [&](const std::vector<std::size_t>& order) {
     const Cut cut(lengths, order);
     const Vector<double> out("out", columns);

@@ -96,8 +96,8 @@ TEST_CASE("a gradient that is out of range or not finite is NaN, and the next on
   PackedStep step({9, 20}, small_vocabulary);
   step.ctx.layout_free = true;
   const double scale = step.ctx.loss_scale;
-  for (const double bad : {1e8, std::numeric_limits<double>::infinity(),
-                           std::numeric_limits<double>::quiet_NaN()}) {
+  for (const double bad :
+       {1e8, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
     step.ctx.loss_scale = bad;
     small.loss(step, 0, true, {});
     const auto wrong = gradients(small);

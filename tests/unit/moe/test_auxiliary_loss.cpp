@@ -6,6 +6,7 @@
 #include "kokomoe/moe/auxiliary_loss.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
+#include "support/packed_step.hpp"
 
 #include <cmath>
 

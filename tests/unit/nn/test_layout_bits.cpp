@@ -16,8 +16,7 @@ namespace {
 template <class T>
 struct Shifted {
   explicit Shifted(std::size_t before) {
-    if (before > 0)
-      store.add({"before", {before}, Initializer::normal(1), true, false, false});
+    if (before > 0) store.add({"before", {before}, Initializer::normal(1), true, false, false});
     w = store.add({"w", {97, 101}, Initializer::normal(1), true, false, false});
     experts = store.add({"experts", {3, 41, 50}, Initializer::normal(1), true, true, false});
     store.allocate(ExecutionSpace(), 5);

@@ -220,13 +220,13 @@ TEST_CASE("exact sums become gradients, and parts that did not fit become NaN", 
   const auto c = store.add(replicated("c", {2}));
   store.sum_exactly();
   store.allocate(ExecutionSpace(), 1);
-  const std::int64_t one = std::int64_t(1) << exact::high_bits;
+  const std::int64_t one = std::int64_t(1) << exact_sum::high_bits;
   for (const bool good : {true, false}) {
     store.begin_update();
     CHECK(!store.adds_exactly(a));
     CHECK(store.adds_exactly(a));
     CHECK(!store.adds_exactly(b));
-    const exact::Sums sums = store.exact_gradient(a);
+    const exact_sum::Sums sums = store.exact_gradient(a);
     REQUIRE(sums.high.extent(0) == 2);
     REQUIRE(sums.high.extent(1) == 3);
     fill_device(sums.high, std::vector<std::int64_t>{one, -one, 0, 3 * one, one / 2, 1});
