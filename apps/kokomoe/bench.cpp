@@ -210,11 +210,13 @@ int bench_layer(const LayerOptions& options) {
   const double stream_gbs = 2.0 * stream * sizeof(T) / median(stream_seconds) * 1e-9;
   const double matrices = activation == Activation::swiglu ? 3 : 2;
   const double row_flops = 2.0 * matrices * options.d_model * options.d_hidden * 3;
-  std::printf("%s; T %d, d %d, h %d, %s; GEMM %.1f GFLOP/s, stream %.1f GB/s (medians of %d)\n",
-              gemm_library().c_str(), options.tokens, options.d_model, options.d_hidden,
-              options.dtype.c_str(), gemm_gflops, stream_gbs, options.repeats);
-  std::printf("%-20s %7s %9s %9s %9s %8s %8s   %s\n", "router", "experts", "fwd ms", "bwd ms",
-              "GFLOP/s", "of GEMM", "of dense", "router dispatch experts combine");
+  std::FILE* const table = options.json == "-" ? stderr : stdout;
+  std::fprintf(table,
+               "%s; T %d, d %d, h %d, %s; GEMM %.1f GFLOP/s, stream %.1f GB/s (medians of %d)\n",
+               gemm_library().c_str(), options.tokens, options.d_model, options.d_hidden,
+               options.dtype.c_str(), gemm_gflops, stream_gbs, options.repeats);
+  std::fprintf(table, "%-20s %7s %9s %9s %9s %8s %8s   %s\n", "router", "experts", "fwd ms",
+               "bwd ms", "GFLOP/s", "of GEMM", "of dense", "router dispatch experts combine");
   nlohmann::json rows = nlohmann::json::array();
   double dense_rate = 0;
   const auto report = [&](const Case& result) {
@@ -228,7 +230,7 @@ int bench_layer(const LayerOptions& options) {
       for (int i = 0; i < 4; ++i) total += shares[i] = median(result.parts[i]);
       for (double& share : shares) share /= total;
     }
-    std::printf("%-20s %7d %9.2f %9.2f %9.1f %8.3f %8.3f   %6.3f %8.3f %7.3f %7.3f\n",
+    std::fprintf(table, "%-20s %7d %9.2f %9.2f %9.1f %8.3f %8.3f   %6.3f %8.3f %7.3f %7.3f\n",
                 result.router.c_str(), result.experts, forward * 1e3, backward * 1e3, rate,
                 rate / gemm_gflops, rate / dense_rate, shares[0], shares[1], shares[2], shares[3]);
     rows.push_back({{"router", result.router},
@@ -280,6 +282,7 @@ void add_bench(CLI::App& program, Action& action) {
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
       if (communicator.size() > 1) throw InputError("bench layer runs on one rank");
+      require_json(options->json);
       return options->dtype == "double" ? bench_layer<double>(*options)
                                         : bench_layer<float>(*options);
     };

@@ -8,6 +8,7 @@
 #include "kokomoe/core/philox.hpp"
 #include "kokomoe/moe/combine.hpp"
 #include "kokomoe/moe/dispatch_plan.hpp"
+#include "kokomoe/moe/moe_layer.hpp"
 #include "kokomoe/moe/row_travel.hpp"
 #ifdef KOKOMOE_HAVE_MPI
 #include "kokomoe/parallel/mpi.hpp"
@@ -23,7 +24,7 @@ namespace {
 
 struct ExchangeOptions {
   std::vector<double> mib = {0.0625, 0.25, 1, 4, 16, 64};
-  int d_model = 512, experts = 8, repeats = 21;
+  int d_model = 512, d_hidden = 0, experts = 8, repeats = 21;
   std::string path = "auto", staging = "auto", json;
   ParallelOptions parallel;
 };
@@ -58,6 +59,17 @@ class RawExchange {
   MPI_Datatype type_ = MPI_DATATYPE_NULL;
   std::vector<int> send_offsets_, receive_offsets_;
 };
+
+/// Seconds of the slowest rank.
+template <class Work>
+double timed(const ExecutionSpace& space, const Communicator& ranks, const Work& work) {
+  space.fence();
+  ranks.barrier();
+  Timer timer(space);
+  work();
+  const auto nanoseconds = static_cast<std::int64_t>(timer.lap() * 1e9);
+  return static_cast<double>(ranks.all_reduce_max(nanoseconds)) * 1e-9;
+}
 
 struct Times {
   std::vector<double> raw, transfer, counts, dispatch, combine;
@@ -104,15 +116,15 @@ class ExchangeBench {
   }
 
   void run(Times& times) {
-    times.raw.push_back(timed([&] { raw_.run(send_, gathered_.data(), receive_, arrived_.data()); }));
-    times.transfer.push_back(timed([&] { move(ExpertExchange::Way::to_experts, false); }));
-    times.counts.push_back(timed([&] { count(); }));
-    times.dispatch.push_back(timed([&] {
+    times.raw.push_back(timed(space_, ranks_, [&] { raw_.run(send_, gathered_.data(), receive_, arrived_.data()); }));
+    times.transfer.push_back(timed(space_, ranks_, [&] { move(ExpertExchange::Way::to_experts, false); }));
+    times.counts.push_back(timed(space_, ranks_, [&] { count(); }));
+    times.dispatch.push_back(timed(space_, ranks_, [&] {
       count();
       gather_rows<float>(space_, plan_, x_, gathered_);
       move(ExpertExchange::Way::to_experts, true);
     }));
-    times.combine.push_back(timed([&] {
+    times.combine.push_back(timed(space_, ranks_, [&] {
       move(ExpertExchange::Way::back, true);
       combine_rows<float>(space_, plan_, gathered_, Vector<const float>(), y_);
     }));
@@ -162,17 +174,6 @@ class ExchangeBench {
     for (int c = 0; c < way_.chunks; ++c) travel.start(c, way, way_.chunks == 1);
     for (int c = 0; c < way_.chunks; ++c) travel.finish(c, way);
   }
-  /// Seconds of the slowest rank.
-  template <class Work>
-  double timed(const Work& work) {
-    space_.fence();
-    ranks_.barrier();
-    Timer timer(space_);
-    work();
-    const auto nanoseconds = static_cast<std::int64_t>(timer.lap() * 1e9);
-    return static_cast<double>(ranks_.all_reduce_max(nanoseconds)) * 1e-9;
-  }
-
   ExchangeOptions options_;
   const Communicator& ranks_;
   ExecutionSpace space_;
@@ -185,6 +186,84 @@ class ExchangeBench {
   ExchangePlan way_, again_;
   std::vector<int> send_, receive_, tickets_;
 };
+
+/// One MoE layer, forward and backward, with its experts over all ranks or all on each rank.
+class LayerBench {
+ public:
+  LayerBench(const ExchangeOptions& options, const Communicator& ranks, int rows, bool sharded)
+      : ranks_(ranks),
+        exchange_(ranks, options.parallel),
+        store_(sharded ? ranks.rank() : 0, sharded ? ranks.size() : 1),
+        layer_(config(options), 0, store_, "moe"),
+        x_("bench::x", rows, options.d_model),
+        y_("bench::y", rows, options.d_model),
+        dy_("bench::dy", rows, options.d_model),
+        dx_("bench::dx", rows, options.d_model) {
+    store_.allocate(ctx_.space, 1);
+    const PhiloxStream stream(2, Purpose::initialization, 0, 0, 0);
+    const Matrix<float> x = x_, dy = dy_;
+    const int columns = options.d_model;
+    Kokkos::parallel_for(
+        KOKOMOE_LABEL("bench::rows"), Kokkos::RangePolicy<ExecutionSpace>(ctx_.space, 0, rows),
+        KOKKOS_LAMBDA(const int t) {
+          for (int j = 0; j < columns; ++j) {
+            const auto i = static_cast<std::uint32_t>(t * columns + j);
+            x(t, j) = 3.4F * stream.template uniform<float>(i, 0, 0) - 1.7F;
+            dy(t, j) = 1e-3F;
+          }
+        });
+    ctx_.communicator = &ranks_;
+    ctx_.exchange = sharded ? &exchange_ : nullptr;
+    ctx_.saved = &saved_;
+    ctx_.scratch = &scratch_;
+    ctx_.tokens = number_rows(ctx_.space, rows, static_cast<std::int64_t>(ranks.rank()) * rows);
+    ctx_.update_tokens = static_cast<double>(rows) * ranks.size();
+  }
+
+  void run() {
+    saved_.reset();
+    scratch_.reset();
+    store_.begin_update();
+    layer_.forward(ctx_, x_, y_, state_);
+    layer_.backward(ctx_, state_, dy_, dx_);
+  }
+  const ExecutionSpace& space() const { return ctx_.space; }
+
+ private:
+  static MoeConfig config(const ExchangeOptions& options) {
+    MoeConfig config;
+    config.d_model = options.d_model;
+    config.d_hidden = options.d_hidden;
+    config.experts = options.experts;
+    config.router = "switch";
+    return config;
+  }
+
+  Communicator ranks_;
+  ExpertExchange exchange_;
+  ParameterStore<float> store_;
+  MoeLayer<float> layer_;
+  MoeLayer<float>::Saved state_;
+  Arena saved_{"bench::saved"}, scratch_{"bench::scratch"};
+  Matrix<float> x_, y_, dy_, dx_;
+  StepContext ctx_;
+};
+
+/// Medians of a layer with all experts on each rank, and with its experts over the ranks.
+struct LayerTimes {
+  double alone = 0, sharded = 0;
+};
+
+LayerTimes time_layer(const ExchangeOptions& options, const Communicator& ranks, int rows) {
+  LayerBench alone(options, ranks, rows, false), sharded(options, ranks, rows, true);
+  std::vector<double> seconds[2];
+  for (int i = 0; i < options.repeats + 2; ++i) {
+    if (i == 2) seconds[0].clear(), seconds[1].clear();
+    seconds[0].push_back(timed(alone.space(), ranks, [&] { alone.run(); }));
+    seconds[1].push_back(timed(sharded.space(), ranks, [&] { sharded.run(); }));
+  }
+  return {median(seconds[0]), median(seconds[1])};
+}
 
 /// Least squares of seconds = alpha + bytes / beta, each point weighted by 1 / seconds^2.
 void fit_line(const std::vector<double>& bytes, const std::vector<double>& seconds, double& alpha,
@@ -227,6 +306,8 @@ int bench_exchange(ExchangeOptions options, const Communicator& ranks) {
     const double combine = median(times.combine);
     all_bytes.push_back(others);
     all_seconds.push_back(raw);
+    const LayerTimes layer =
+        options.d_hidden > 0 ? time_layer(options, ranks, count) : LayerTimes();
     if (!ranks.is_root()) continue;
     std::FILE* const table = options.json == "-" ? stderr : stdout;
     if (rows.empty())
@@ -239,6 +320,11 @@ int bench_exchange(ExchangeOptions options, const Communicator& ranks) {
     std::fprintf(table, "%9.3f %7d %10.3f %9.2f %9.1f %10.3f %10.3f   %26.2f %8.2f %7.2f\n",
                  bytes / 1048576, bench.chunks(), raw * 1e3, bytes / raw * 1e-9, counts * 1e6,
                  dispatch * 1e3, combine * 1e3, raw / transfer, raw / dispatch, raw / combine);
+    if (options.d_hidden > 0)
+      std::fprintf(table,
+                   "          a layer, forward and backward: %.3f ms with all experts on each rank, "
+                   "%.3f ms over the ranks\n",
+                   layer.alone * 1e3, layer.sharded * 1e3);
     rows.push_back({{"ranks", ranks.size()},
                     {"bytes", bytes},
                     {"bytes_to_others", others},
@@ -255,6 +341,11 @@ int bench_exchange(ExchangeOptions options, const Communicator& ranks) {
                     {"transfer_over_mpi", raw / transfer},
                     {"dispatch_over_mpi", raw / dispatch},
                     {"combine_over_mpi", raw / combine}});
+    if (options.d_hidden > 0) {
+      rows.back()["d_hidden"] = options.d_hidden;
+      rows.back()["layer_alone_ms"] = layer.alone * 1e3;
+      rows.back()["layer_sharded_ms"] = layer.sharded * 1e3;
+    }
   }
   if (!ranks.is_root()) return done;
   nlohmann::json machine = {{"ranks", ranks.size()}, {"cores", ExecutionSpace().concurrency()}};
@@ -289,6 +380,10 @@ void add_bench_exchange(CLI::App& bench, Action& action) {
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
   command->add_option("--d-model", options->d_model)->check(CLI::Range(1, 65536));
+  command
+      ->add_option("--d-hidden", options->d_hidden,
+                   "also times a layer of so many hidden channels; 0 = none")
+      ->check(CLI::Range(0, 1048576));
   command->add_option("--experts", options->experts)->check(CLI::Range(1, 65536));
   command->add_option("--chunks", options->parallel.exchange_chunks, "parts; 0 = by size")
       ->check(CLI::Range(0, 65536));
@@ -301,6 +396,7 @@ void add_bench_exchange(CLI::App& bench, Action& action) {
   command->footer("Example: mpirun -n 2 kokomoe bench exchange --mib 1,16");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) {
+      if (communicator.is_root()) require_json(options->json);
       return bench_exchange(*options, communicator);
     };
   });

@@ -30,6 +30,9 @@ void add_bench(CLI::App& program, Action& action);
 /// `bench exchange`, below the command `bench`.
 void add_bench_exchange(CLI::App& bench, Action& action);
 
+/// Throws InputError when write_json could not write there: asked before the work is done.
+void require_json(const std::string& path);
+
 /// Writes to a file, or to standard output for "-"; nothing for "". Throws InputError.
 void write_json(const std::string& path, const nlohmann::json& value);
 

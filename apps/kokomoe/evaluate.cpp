@@ -5,6 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/train/data_files.hpp"
+#include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/training_run.hpp"
 
 #include <cmath>
@@ -60,6 +61,7 @@ int evaluate(LoadedModel<T>& loaded, const EvalOptions& options,
                             {"bits_per_byte", report.bits_per_byte},
                             {"perplexity", report.perplexity},
                             {"accuracy", report.accuracy},
+                            {"causal", !looks_ahead(config)},
                             {"tokens", report.tokens},
                             {"bytes", report.bytes}});
   return done;
@@ -131,6 +133,7 @@ void add_eval(CLI::App& program, Action& action) {
   command->footer("Example: kokomoe eval -r runs/first --json - data/heldout=other.txt");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) {
+      if (communicator.is_root()) require_json(options->json);
       return with_model(options->from, options->overrides, communicator,
                         [&](auto& loaded) { return evaluate(loaded, *options, communicator); });
     };

@@ -140,6 +140,8 @@ int fidelity(const FidelityOptions& options, const Communicator& communicator) {
   const Deck deck = Deck::load(options.deck, fidelity_schema(), options.overrides);
   const FidelityConfig config = read_fidelity_deck(deck);
   const bool print = options.json != "-";
+  if (deck.given("fidelity/sites") && config.mode != FidelityConfig::Mode::orders)
+    std::fprintf(stderr, "note: fidelity/sites is used in mode \"orders\" alone\n");
   std::vector<FidelityResult> results;
   switch (config.mode) {
     case FidelityConfig::Mode::orders:
@@ -176,6 +178,7 @@ void add_fidelity(CLI::App& program, Action& action) {
     action = [options](const Communicator& communicator) {
       if (communicator.size() > 1)
         throw InputError("fidelity runs on one rank, not " + std::to_string(communicator.size()));
+      require_json(options->json);
       return fidelity(*options, communicator);
     };
   });

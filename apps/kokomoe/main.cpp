@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string_view>
@@ -19,6 +20,17 @@
 #include <vector>
 
 namespace kokomoe::app {
+
+void require_json(const std::string& path) {
+  if (path.empty() || path == "-") return;
+  const bool there = std::filesystem::exists(path);
+  {
+    const std::ofstream file(path, std::ios::app);
+    if (!file) throw InputError("--json: \"" + path + "\" cannot be written");
+  }
+  std::error_code ignored;
+  if (!there) std::filesystem::remove(path, ignored);
+}
 
 void write_json(const std::string& path, const nlohmann::json& value) {
   if (path.empty()) return;

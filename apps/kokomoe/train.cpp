@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/train/data_files.hpp"
+#include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/run_control.hpp"
 #include "kokomoe/train/training_run.hpp"
 
@@ -31,6 +32,8 @@ void add_train(CLI::App& program, Action& action) {
   command->add_option("-w,--watchdog", options->watchdog,
                       "seconds (or hh:mm:ss) without progress that end the run with code 1, naming "
                       "the ranks that the others wait for; more than the longest step and save");
+  command->add_flag("--changed-data", options->training.changed_data,
+                    "resume although the training text is not the checkpoint's any more");
   command->add_option("overrides", options->training.overrides, "section/key=value ...");
   command->footer(
       "Example: kokomoe train -i inputs/lm/quickstart.toml -d runs/first train/steps=100\n"
@@ -65,8 +68,11 @@ void add_validate(CLI::App& program, Action& action) {
     action = [options](const Communicator& communicator) -> int {
       std::vector<std::string> notes;
       const Deck deck = load_language_model_deck(options->deck, options->overrides);
-      note_schedule(read_language_model_deck(deck, notes), notes);
+      const LanguageModelConfig config = read_language_model_deck(deck, notes);
+      note_schedule(config, notes);
+      note_idle_settings(deck, notes);
       require_data_files(deck, DataUse::training, false, communicator);
+      rehearse_training(deck, config, communicator);
       if (communicator.is_root())
         for (const std::string& note : notes) std::cout << "note: " << note << std::endl;
       return done;

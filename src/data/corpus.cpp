@@ -248,6 +248,9 @@ int Corpus::bytes_of(int id) const {
   return id >= 0 && id < vocabulary() ? state_->bytes_of[static_cast<std::size_t>(id)] : 0;
 }
 
+std::uint64_t Corpus::key() const {
+  return state_->header.key;
+}
 const std::string& Corpus::path() const {
   return state_->path;
 }

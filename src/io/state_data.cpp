@@ -68,12 +68,15 @@ void StateData::write(const Piece& piece, const void* data) {
 void StateData::close() {
   Impl& s = *impl_;
   announce("write", s.path);
-  const herr_t closed = s.dataset.reset();
-  const herr_t flushed = H5Fflush(s.file.get(), H5F_SCOPE_GLOBAL);
-  // Also after a failure: other ranks may be closing with us.
-  check(s.file.reset(), s.path, "file");
-  check(closed, s.path, s.name);
-  check(flushed, s.path, "file");
+  // All of it also after a failure: other ranks may be closing with us. The first reason counts.
+  std::string reason;
+  const auto note = [&](herr_t code) {
+    if (code < 0 && reason.empty()) reason = h5_reason();
+  };
+  note(s.dataset.reset());
+  note(H5Fflush(s.file.get(), H5F_SCOPE_GLOBAL));
+  note(s.file.reset());
+  if (!reason.empty()) fail(s.path, "cannot be written: " + reason);
 }
 
 #ifdef KOKOMOE_PARALLEL_HDF5

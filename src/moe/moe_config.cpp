@@ -38,7 +38,7 @@ std::optional<Refusal> impossible(const MoeConfig& config) {
   const RouterInfo& router = router_info(config.router);
   const std::string who = "router \"" + config.router + "\" ";
   if (config.balance != 0 && !router.balance_loss)
-    return Refusal{"balance", who + "balances by itself: balance must be 0, not " +
+    return Refusal{"balance", who + "balances by itself: say moe/balance=0, not " +
                                   std::to_string(config.balance)};
   if (config.z_loss != 0 && !router.logits)
     return Refusal{"z_loss", who + "has no logits: z_loss must be 0"};

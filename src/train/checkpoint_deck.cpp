@@ -18,6 +18,17 @@ bool makes_model(const std::string& key) {
   return key.starts_with("model/") || key.starts_with("moe/") || key.starts_with("run/");
 }
 
+/// Keys whose other value is another model, whether its tensors have the same shapes or not. Dropout,
+/// losses, draws and the routers' options may change on the way.
+bool makes_another_model(const std::string& key) {
+  if (key == "model/dropout" || key == "model/attention_dropout") return false;
+  if (key.starts_with("model/") || key == "run/precision" || key == "run/task") return true;
+  for (const char* name : {"moe/router", "moe/experts", "moe/k", "moe/every", "moe/shared_experts",
+                           "moe/output_gain"})
+    if (key == name) return true;
+  return false;
+}
+
 /// Evaluation has its tokenizer from the checkpoint.
 bool makes_tokenizer(const std::string& key) {
   return key == "data/tokenizer" || key == "data/tokenizer_model" || key == "data/vocabulary";
@@ -48,6 +59,10 @@ void compare_with_checkpoint(const Deck& deck, const std::string& checkpoint,
                              std::vector<std::string>& notes) {
   for_each_difference(
       deck, checkpoint, [&](const std::string& key, const std::string& was, const std::string& is) {
+        if (makes_another_model(key) && deck.overridden(key))
+          deck.refuse(key, checkpoint + " was trained with " + was +
+                               ": another value makes another model; train that in a folder of "
+                               "its own");
         if (makes_model(key) && !deck.overridden(key))
           throw InputError(
               "resuming would change " + key + " from " + was + " to " + is +

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <utility>
 
 namespace kokomoe {
 
@@ -93,11 +95,25 @@ void refuse_lost_checkpoints(const std::string& folder) {
 }
 
 RunLock::~RunLock() {
-  if (file_ >= 0) ::close(file_);
+  if (file_ < 0) return;
+  if (!made_.empty() && !is_run(made_)) {
+    ::unlink((made_ + "/lock").c_str());
+    ::rmdir(made_.c_str());
+  }
+  ::close(file_);
+}
+
+/// False when who held the lock before took its file away.
+bool RunLock::holds_path(const std::string& path) const {
+  struct stat held = {}, there = {};
+  return ::fstat(file_, &held) == 0 && ::stat(path.c_str(), &there) == 0 &&
+         held.st_ino == there.st_ino && held.st_dev == there.st_dev;
 }
 
 void RunLock::take(const std::string& folder) {
   if (file_ >= 0) return;
+  std::error_code unknown;
+  if (!fs::exists(folder, unknown) && !unknown) made_ = folder;
   detail::make_writable_folder(folder, "run folder");
   const std::string path = folder + "/lock";
   const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
@@ -115,6 +131,10 @@ void RunLock::take(const std::string& folder) {
                      ": wait for it, or choose another folder with -d");
   }
   file_ = file;
+  if (!holds_path(path)) {
+    ::close(std::exchange(file_, -1));
+    return take(folder);
+  }
   if (code != 0)
     note_ = "run folder \"" + folder + "\" cannot be locked (" + std::strerror(code) +
             "): see to it that no second training uses it";

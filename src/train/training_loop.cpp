@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "train/training_loop.hpp"
 
+#include "io/digest.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parallel/agree.hpp"
 
@@ -83,6 +84,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
   full.model.vocabulary = tokenizer_->vocabulary();
   const Corpus corpus =
       Corpus::open(config.train_files, *tokenizer_, config.cache_folder, communicator);
+  data_digest_ = hex(corpus.key());
   if (!config.heldout_files.empty())
     windows_.emplace(
         Corpus::open(config.heldout_files, *tokenizer_, config.cache_folder, communicator),
@@ -90,7 +92,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
         communicator.size());
   model_ = std::make_unique<LanguageModel<T>>(full, communicator, corpus);
   say_model(corpus);
-  if (!checkpoint.empty()) resume(checkpoint);
+  if (!checkpoint.empty()) resume(checkpoint, options.changed_data);
   run_on_root(communicator, [&] {
     std::error_code code;
     fs::create_directories(folder_ + "/checkpoints", code);
@@ -176,7 +178,7 @@ void TrainingLoop<T>::say_model(const Corpus& corpus) {
 }
 
 template <class T>
-void TrainingLoop<T>::resume(const std::string& checkpoint) {
+void TrainingLoop<T>::resume(const std::string& checkpoint, bool changed_data) {
   const CheckpointMeta meta = load_checkpoint<T>(checkpoint, model_->store(), communicator_);
   step_ = meta.step;
   const auto counter = [&](const char* name, std::int64_t& to) {
@@ -188,6 +190,15 @@ void TrainingLoop<T>::resume(const std::string& checkpoint) {
   counter("skipped_in_row", skipped_in_row_);
   if (const auto found = meta.numbers.find("best_loss"); found != meta.numbers.end())
     best_loss_ = saved_best_loss_ = found->second;
+  // Checkpoints of older versions do not say.
+  const auto text = meta.texts.find("data_digest");
+  if (text != meta.texts.end() && text->second != data_digest_) {
+    const std::string what = "the training text has changed since " + checkpoint + " (digest " +
+                             text->second + " then, " + data_digest_ + " now)";
+    if (!changed_data && !deck_.overridden("data/train"))
+      throw InputError(what + ": bring it back, or say --changed-data to go on with it as it is");
+    progress_.say("note: " + what);
+  }
   progress_.say("resumed from " + checkpoint);
 }
 
@@ -286,6 +297,7 @@ double TrainingLoop<T>::save(bool best, bool must, RunRequest request) {
   meta.counters["skipped"] = skipped_;
   meta.counters["skipped_in_row"] = skipped_in_row_;
   meta.numbers["best_loss"] = best_loss_;
+  meta.texts["data_digest"] = data_digest_;
   meta.texts["tokenizer_kind"] = tokenizer_->name();
   meta.texts["tokenizer"] = tokenizer_->serialized();
   // Whatever comes of it: a request that stayed would stop the next run, too.

@@ -35,7 +35,7 @@ class TrainingLoop {
 
  private:
   void say_model(const Corpus& corpus);
-  void resume(const std::string& checkpoint);
+  void resume(const std::string& checkpoint, bool changed_data);
   void write_metrics(const UpdateReport& report, double seconds);
   bool evaluate();
   void count_skipped(const UpdateReport& report);
@@ -50,6 +50,7 @@ class TrainingLoop {
   RunControl control_;
   Progress progress_;
   std::shared_ptr<const Tokenizer> tokenizer_;
+  std::string data_digest_;  ///< of the training text, 16 hexadecimal digits
   std::optional<EvalWindows> windows_;
   std::unique_ptr<LanguageModel<T>> model_;
   std::optional<Watchdog> watchdog_;

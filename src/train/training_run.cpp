@@ -9,6 +9,7 @@
 #include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/progress.hpp"
+#include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/run_folder.hpp"
 #include "train/checkpoint_deck.hpp"
 #include "train/training_loop.hpp"
@@ -79,8 +80,10 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
                        " lies before the checkpoint's step " + std::to_string(step));
   }
   note_schedule(config, notes);
+  note_idle_settings(deck, notes);
   require_data_files(deck, checkpoint.empty() ? DataUse::training : DataUse::resuming,
                      options.deck.empty(), communicator);
+  rehearse_training(deck, config, communicator);
   run_on_root(communicator, [&] {
     lock.take(folder);
     if (!exists && is_run(folder))
@@ -118,6 +121,9 @@ LoadedModel<T> load_language_model(const std::string& run_or_step,
                            " does not divide the " + std::to_string(communicator.size()) +
                            " rank(s): every rank holds all experts");
   }
+  if (looks_ahead(config))
+    loaded.notes.push_back("this model's outputs depend on later tokens: its losses are not those of "
+                           "a causal model");
   loaded.tokenizer = detail::tokenizer_of(read_manifest(folder));
   config.model.vocabulary = loaded.tokenizer->vocabulary();
   loaded.model = std::make_unique<LanguageModel<T>>(config, communicator, std::nullopt);

@@ -54,8 +54,10 @@ rows() { sed -E 's/"(tokens_per_second|seconds)": ?[^,}]*,?//g' "$1/metrics.json
 start() {
   local name="$1"
   shift
+  : >"$name.txt"  # the pipe opens it some time later
   "$KOKOMOE_PROGRAM" train -i deck.toml -d "$name" "$@" > >(cat >"$name.txt") 2>&1 &
   pid=$!
+  trap 'kill "$pid" 2>/dev/null || true' EXIT
 }
 
 # await PATTERN FILE: until a line matches, within a minute.

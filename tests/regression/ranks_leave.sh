@@ -15,9 +15,11 @@ export OMP_NUM_THREADS=1 KOKKOS_NUM_THREADS=1 OMP_PROC_BIND=false
 start_ranks() {
   local name="$1" ranks="$2"
   shift 2
+  : >"$name.txt"
   $KOKOMOE_MPIEXEC -n "$ranks" "$KOKOMOE_PROGRAM" train -i deck.toml -d "$name" "$@" \
     > >(cat >"$name.txt") 2>&1 &
   pid=$!
+  trap 'kill -KILL "$pid" 2>/dev/null || true' EXIT
 }
 # The processes of a run by rank: each watchdog's file names its own.
 rank_process() { sed -E 's/.* process ([0-9]+) on .*/\1/' "$1/heartbeat/rank_$2"; }

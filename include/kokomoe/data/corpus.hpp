@@ -33,6 +33,8 @@ class Corpus {
   void copy(std::size_t begin, std::size_t count, int* out) const;
   /// Bytes of text that token `id` stands for.
   int bytes_of(int id) const;
+  /// XXH3 of the files' contents, their borders, and the tokenizer.
+  std::uint64_t key() const;
   const std::string& path() const;  ///< the cache file
   bool reused() const;              ///< true when the cache was there already
 

@@ -14,7 +14,7 @@ bool is_run(const std::string& folder);
 void refuse_lost_checkpoints(const std::string& folder);
 
 /// A run folder in the hands of one process: flock on RUN/lock, which the system gives back however
-/// the process ends.
+/// the process ends. A folder that it made, and that never became a run, goes with it.
 class RunLock {
  public:
   RunLock() = default;
@@ -30,7 +30,10 @@ class RunLock {
   const std::string& note() const { return note_; }
 
  private:
+  bool holds_path(const std::string& path) const;
+
   int file_ = -1;
+  std::string made_;  ///< the folder, where there was none before
   std::string note_;
 };
 

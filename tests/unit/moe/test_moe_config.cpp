@@ -38,7 +38,7 @@ TEST_CASE("a router that balances by itself takes no balance loss", "[config]") 
     config.balance = 0.01;
     CAPTURE(router);
     CHECK(key_of(config) == "balance");
-    CHECK_THAT(impossible(config)->reason, contains(router) && contains("balance must be 0"));
+    CHECK_THAT(impossible(config)->reason, contains(router) && contains("say moe/balance=0"));
   }
   for (const RouterInfo& info : router_registry())
     if (!info.balance_loss) CHECK(info.defaults.balance == 0);

@@ -166,3 +166,24 @@ TEST_CASE("a run that lost its checkpoints is not begun anew", "[train]") {
   write_text(folder / "checkpoints/latest", "step_4\n");
   CHECK_THAT(message(), contains("checkpoints/latest is there"));
 }
+
+TEST_CASE("a folder that was made for a run and never became one goes with its lock", "[train]") {
+  const TemporaryFolder folder;
+  const std::string run = folder / "run";
+  {
+    RunLock lock;
+    lock.take(run);
+    CHECK(std::filesystem::exists(run + "/lock"));
+  }
+  CHECK_FALSE(std::filesystem::exists(run));
+  {
+    RunLock lock;
+    lock.take(run);
+    write_text(run + "/effective.toml", "");
+  }
+  CHECK(std::filesystem::exists(run + "/lock"));
+  // One that was there stays, whatever became of it.
+  std::filesystem::create_directories(folder / "own");
+  { RunLock().take(folder / "own"); }
+  CHECK(std::filesystem::exists(folder / "own"));
+}

@@ -1,0 +1,27 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/io/deck.hpp"
+#include "kokomoe/parallel/communicator.hpp"
+#include "kokomoe/train/language_model_deck.hpp"
+
+#include <string>
+#include <vector>
+
+namespace kokomoe {
+
+/// Finds before any work, and without memory for a model, what training would refuse later: sizes
+/// that do not go together, train/freeze without a match, a text that is too short. InputError that
+/// points at the key. Its files are known to be there (require_data_files). Collective.
+void rehearse_training(const Deck& deck, const LanguageModelConfig& config,
+                       const Communicator& communicator);
+
+/// Adds a note for each setting that the deck makes and that does nothing, and for each that it
+/// makes for another router than the one that an override names.
+void note_idle_settings(const Deck& deck, std::vector<std::string>& notes);
+
+/// True when an output may depend on later tokens, so that losses are not those of a causal model.
+bool looks_ahead(const LanguageModelConfig& config);
+
+}  // namespace kokomoe

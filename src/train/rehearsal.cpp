@@ -1,0 +1,106 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/train/rehearsal.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/model/decoder_lm.hpp"
+#include "kokomoe/moe/router_registry.hpp"
+#include "kokomoe/parallel/agree.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+namespace kokomoe {
+
+namespace {
+
+void require_text(const Deck& deck, const LanguageModelConfig& config) {
+  // Other tokenizers have to be made first.
+  if (config.tokenizer.kind != "bytes") return;
+  std::uintmax_t tokens = 0;
+  for (const std::string& path : config.train_files) {
+    std::error_code code;
+    const std::uintmax_t size = std::filesystem::file_size(path, code);
+    if (code) return;  // a pipe or the like
+    tokens += 1 + size;
+  }
+  if (tokens <= static_cast<std::uintmax_t>(config.sequence_length))
+    deck.refuse("data/train", "the text has " + std::to_string(tokens) +
+                                  " tokens: too few for data/sequence_length = " +
+                                  std::to_string(config.sequence_length));
+}
+
+template <class T>
+void require_model(const Deck& deck, LanguageModelConfig config) {
+  MoeConfig& moe = config.model.moe;
+  if (config.model.vocabulary == 0)
+    config.model.vocabulary = config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
+  if (moe.token_counts == nullptr)
+    moe.token_counts = std::make_shared<const std::vector<std::int64_t>>(
+        static_cast<std::size_t>(config.model.vocabulary), 0);
+  ParameterStore<T> store;  // never allocated
+  const DecoderLm<T> model(config.model, store);
+  for (const std::string& pattern : config.freeze)
+    if (store.freeze(pattern) == 0)
+      deck.refuse("train/freeze", "no tensor matches \"" + pattern + "\"");
+}
+
+}  // namespace
+
+void rehearse_training(const Deck& deck, const LanguageModelConfig& config,
+                       const Communicator& communicator) {
+  run_on_root(communicator, [&] {
+    require_text(deck, config);
+    if (config.double_precision)
+      require_model<double>(deck, config);
+    else
+      require_model<float>(deck, config);
+  });
+}
+
+void note_idle_settings(const Deck& deck, std::vector<std::string>& notes) {
+  if (deck.integer("moe/every") == 0) return;
+  const RouterInfo& router = router_info(deck.text("moe/router"));
+  const std::string name = "router \"" + router.name + "\"";
+  const Deck defaults =
+      Deck::parse("[data]\ntrain = []\n", "defaults", language_model_schema(router.name));
+  // effective.toml has every value, most of them defaults: nobody asked for those.
+  const auto asked = [&](const std::string& key) {
+    return deck.given(key) && deck.toml(key) != defaults.toml(key);
+  };
+  const bool limited = deck.real("moe/capacity_factor") > 0;
+  if (asked("moe/routing_group") && !router.batch_coupled && !limited)
+    notes.push_back("moe/routing_group is not used: " + name +
+                    " looks at each token by itself, and no capacity is set");
+  if (asked("moe/capacity_drop") && !limited)
+    notes.push_back("moe/capacity_drop is not used without moe/capacity_factor");
+  if (asked("moe/balance_scope") && deck.real("moe/balance") == 0)
+    notes.push_back("moe/balance_scope is not used: moe/balance is 0");
+  const auto takes = [&](const char* option) {
+    for (const RouterOption& known : router.options)
+      if (known.name == option) return true;
+    return false;
+  };
+  for (const char* option : {"group_limit", "group_score"})
+    if (takes("groups") && takes(option) && deck.integer("moe/groups") == 1 &&
+        asked("moe/" + std::string(option)))
+      notes.push_back("moe/" + std::string(option) + " is not used: moe/groups is 1");
+
+  if (!deck.overridden("moe/router")) return;
+  // A deck that was written for another router, with that one's defaults perhaps.
+  std::vector<std::string> keys{"moe/k", "moe/balance", "moe/balance_scope", "moe/output_gain"};
+  for (const RouterOption& option : router.options) keys.push_back("moe/" + option.name);
+  for (const std::string& key : keys)
+    if (asked(key) && !deck.overridden(key))
+      notes.push_back(key + " = " + deck.toml(key) + " comes from the deck; " + name +
+                      " by itself has " + defaults.toml(key));
+}
+
+bool looks_ahead(const LanguageModelConfig& config) {
+  const MoeConfig& moe = config.model.moe;
+  return config.model.moe_every != 0 &&
+         (router_info(moe.router).batch_coupled || moe.capacity_factor > 0);
+}
+
+}  // namespace kokomoe

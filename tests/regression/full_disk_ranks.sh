@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# Two ranks that hold the experts between them and write them at once, on a disk that fills up, and
+# on one that becomes read-only: both leave with the reason, and the older checkpoint is whole.
+if [[ -z "$KOKOMOE_MPIEXEC" ]]; then
+  echo "built without MPI: nothing to fill together" >&2
+  exit 0
+fi
+if [[ -z "${KOKOMOE_SMALL_DISK:-}" ]]; then
+  if ! unshare -rm true 2>/dev/null; then
+    echo "no mount namespaces here: nothing to fill" >&2
+    exit 0
+  fi
+  KOKOMOE_SMALL_DISK=1 exec unshare -rm bash "${BASH_SOURCE[0]}"
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+export OMP_NUM_THREADS=1 KOKKOS_NUM_THREADS=1 OMP_PROC_BIND=false
+
+mkdir disk
+# What the disk has left for the save that fails; or its folder can no longer be written to.
+for room in 500K 100K 20K readonly; do
+  mount -t tmpfs -o size=8m none disk
+  mkdir -p disk/run/checkpoints
+  $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i deck.toml -d disk/run -r last \
+    train/steps=1000000 parallel/expert_ranks=2 >run.txt 2>&1 &
+  pid=$!
+  await '^step 3/' run.txt
+  touch disk/run/checkpoint_now
+  await ' saved ' run.txt
+  latest="$(cat disk/run/checkpoints/latest)"
+  if [[ $room == readonly ]]; then
+    mount --bind disk/run/checkpoints disk/run/checkpoints
+    mount -o remount,bind,ro disk/run/checkpoints
+    reason='cannot save checkpoint: .*Read-only file system'
+  else
+    head -c 100M /dev/zero >disk/filler 2>/dev/null || true
+    truncate -s "-$room" disk/filler
+    reason='free that much, or lower checkpoint/keep'
+  fi
+  touch disk/run/checkpoint_now
+  ends_with 1 run.txt
+  grep -q "$reason" run.txt || { tail -n 5 run.txt >&2; fail "room $room: no reason given"; }
+  [[ "$(cat disk/run/checkpoints/latest)" == "$latest" ]] || fail "room $room: saved all the same"
+  kokomoe inspect disk/run >/dev/null || fail "room $room: the older checkpoint is damaged"
+  if [[ $room == readonly ]]; then
+    umount disk/run/checkpoints
+  else
+    [[ -z "$(find disk/run -name '*.tmp')" ]] || fail "room $room: a half-made step is left"
+    rm disk/filler
+  fi
+  # With room again the run goes on from there.
+  expect 0 "resumed from disk/run/checkpoints/$latest" $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" \
+    train -d disk/run -r last train/steps="$((${latest#step_} + 2))"
+  umount disk
+done
