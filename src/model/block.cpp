@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/nn/dropout.hpp"
+#include "kokomoe/parameters/products.hpp"
 
 namespace kokomoe {
 
@@ -46,7 +47,7 @@ void Block<T>::feed_forward(const StepContext& ctx, const Matrix<T>& y, Saved& s
   } else {
     saved.rows = {0, static_cast<int>(y.extent(0))};
     ffn_->forward(ctx.space, *ctx.saved, *ctx.scratch, normed, saved.rows, Vector<const int>(),
-                  out, saved.ffn);
+                  out, saved.ffn, {ctx.layout_free, segments_of(ctx)});
   }
   copy_rows<T>(ctx.space, saved.ffn_norm.x, y);
   dropout<T>(ctx, config_.dropout, config_.layer, ffn_lane, out, y, true);

@@ -3,9 +3,9 @@
 #include "kokomoe/model/decoder_lm.hpp"
 
 #include "kokomoe/core/error.hpp"
-#include "kokomoe/core/gemm.hpp"
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/nn/dropout.hpp"
+#include "kokomoe/parameters/products.hpp"
 
 #include <cmath>
 
@@ -90,8 +90,7 @@ Matrix<T> DecoderLm<T>::project(const StepContext& ctx, const Matrix<const T>& x
   final_norm_.forward(ctx, x, saved.features, saved.final_norm);
   const Matrix<T> logits =
       ctx.saved->template matrix<T>(x.extent(0), static_cast<std::size_t>(config_.vocabulary));
-  gemm<T>(ctx.space, Transpose::no, Transpose::yes, T(1), saved.features, store_->value(head()),
-          T(0), logits);
+  multiply<T>(ctx, Transpose::yes, saved.features, store_->value(head()), false, logits);
   return logits;
 }
 
@@ -134,10 +133,8 @@ void DecoderLm<T>::backward(const StepContext& ctx, Saved& saved,
   const std::size_t tokens = saved.features.extent(0), d = saved.features.extent(1);
   const Matrix<T> d_features = ctx.scratch->template matrix<T>(tokens, d);
   const Matrix<T> dx = ctx.scratch->template matrix<T>(tokens, d);
-  gemm<T>(ctx.space, Transpose::yes, Transpose::no, T(1), d_logits, saved.features,
-          store_->gradient_beta(head()), store_->gradient(head()));
-  gemm<T>(ctx.space, Transpose::no, Transpose::no, T(1), d_logits, store_->value(head()), T(0),
-          d_features);
+  add_weight_gradient<T>(ctx, d_logits, saved.features, *store_, head());
+  multiply<T>(ctx, Transpose::no, d_logits, store_->value(head()), false, d_features);
   for_each_row(
       KOKOMOE_LABEL("model::zero"), ctx.space, static_cast<int>(tokens),
       KOKKOS_LAMBDA(const Row& row) {

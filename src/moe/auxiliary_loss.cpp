@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/parameters/products.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -21,42 +22,63 @@ KOKKOS_INLINE_FUNCTION T log_sum_exp(const T* z, int experts, T& maximum) {
   return maximum + Kokkos::log(sum);
 }
 
+/// What probabilities and squares of log-sum-exps may be at most, a token, as powers of two.
+constexpr int probability_bits = 1, square_bits = 20;
+
+/// Column sums over this rank's tokens: in T over fixed tiles, or exact ones.
+template <class T>
+Vector<const double> sums_over_tokens(const StepContext& ctx, const Matrix<const T>& values,
+                                      int limit_bits) {
+  const Vector<double> result = ctx.scratch->vector<double>(values.extent(1));
+  if (ctx.layout_free) {
+    grid_column_sum<T>(ctx.space, *ctx.scratch, values, segments_of(ctx),
+                       exact_sum::Grid(limit_bits, ctx.update_tokens), result);
+    return result;
+  }
+  const Vector<T> sums = ctx.scratch->template vector<T>(values.extent(1));
+  column_sum<T>(ctx.space, *ctx.scratch, values, Matrix<const T>(), Vector<const T>(), T(0), sums);
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::auxiliary::sums"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, sums.extent(0)),
+      KOKKOS_LAMBDA(const std::size_t c) { result(c) = static_cast<double>(sums(c)); });
+  return result;
+}
+
 }  // namespace
 
 template <class T>
-void gather_statistics(const ExecutionSpace& space, Arena& scratch,
-                       const Vector<const int>& counts, const Matrix<const T>& probability,
-                       const Matrix<const T>& logits, bool squares,
-                       const Vector<double>& statistics) {
+void gather_statistics(const StepContext& ctx, const Vector<const int>& counts,
+                       const Matrix<const T>& probability, const Matrix<const T>& logits,
+                       bool squares, const Vector<double>& statistics) {
   const int experts = static_cast<int>(counts.extent(0));
   const int tokens = static_cast<int>(logits.extent(0));
   const bool probable = probability.extent(1) != 0;
   if (statistics.extent(0) != static_cast<std::size_t>(LoadStatistics::width(experts)))
     fail_shape("gather_statistics", "statistics", 1, statistics.extent(0), 1,
                static_cast<std::size_t>(LoadStatistics::width(experts)));
-  ArenaScope scope(scratch);
-  const Vector<T> sums = scratch.vector<T>(static_cast<std::size_t>(experts));
-  if (probable)
-    column_sum<T>(space, scratch, probability, Matrix<const T>(), Vector<const T>(), T(0), sums);
-  const Vector<T> total = scratch.vector<T>(1);
+  ArenaScope scope(*ctx.scratch);
+  const Vector<const double> sums = probable
+                                        ? sums_over_tokens<T>(ctx, probability, probability_bits)
+                                        : Vector<const double>();
+  Vector<const double> total;
   if (squares) {
-    const Matrix<T> square = scratch.matrix<T>(static_cast<std::size_t>(tokens), 1);
+    const Matrix<T> square = ctx.scratch->template matrix<T>(static_cast<std::size_t>(tokens), 1);
     Kokkos::parallel_for(
         KOKOMOE_LABEL("moe::auxiliary::z_square"),
-        Kokkos::RangePolicy<ExecutionSpace>(space, 0, tokens), KOKKOS_LAMBDA(const int t) {
+        Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, tokens), KOKKOS_LAMBDA(const int t) {
           T maximum;
           const T lse = log_sum_exp(&logits(t, 0), experts, maximum);
           square(t, 0) = lse * lse;
         });
-    column_sum<T>(space, scratch, square, Matrix<const T>(), Vector<const T>(), T(0), total);
+    total = sums_over_tokens<T>(ctx, square, square_bits);
   }
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::auxiliary::statistics"),
-      Kokkos::RangePolicy<ExecutionSpace>(space, 0, experts), KOKKOS_LAMBDA(const int e) {
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, experts), KOKKOS_LAMBDA(const int e) {
         statistics(e) = counts(e);
-        statistics(experts + e) = probable ? sums(e) : T(0);
+        statistics(experts + e) = probable ? sums(e) : 0.0;
         if (e > 0) return;
-        statistics(2 * experts) = squares ? total(0) : T(0);
+        statistics(2 * experts) = squares ? total(0) : 0.0;
         statistics(2 * experts + 1) = 0;
       });
 }
@@ -153,23 +175,27 @@ template <class T>
 void add_sequence_balance(const StepContext& ctx, double alpha, const Matrix<const int>& counts,
                           const Matrix<const T>& probability, const Vector<double>& sum) {
   const int experts = static_cast<int>(counts.extent(1));
-  const int sequences = ctx.tokens.sequences;
+  const int count = ctx.tokens.sequences;
   const Vector<const int> offsets = ctx.tokens.sequence_offsets;
   const Vector<double> by_sequence =
-      ctx.saved->vector<double>(static_cast<std::size_t>(sequences));
+      ctx.saved->vector<double>(static_cast<std::size_t>(count));
+  const bool exactly = ctx.layout_free;
+  // The term of a token is at most alpha E; a thousand leaves room for the weight alpha.
+  const exact_sum::Grid grid(10, ctx.update_tokens);
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::auxiliary::sequence_balance"),
-      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, sequences), KOKKOS_LAMBDA(const int b) {
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, count), KOKKOS_LAMBDA(const int b) {
         double assignments = 0, value = 0;
         for (int e = 0; e < experts; ++e) assignments += counts(b, e);
         for (int t = offsets(b); t < offsets(b + 1); ++t)
           for (int e = 0; e < experts; ++e) value += counts(b, e) * probability(t, e);
-        by_sequence(b) = assignments > 0 ? alpha * experts * value / assignments : 0;
+        const double loss = assignments > 0 ? alpha * experts * value / assignments : 0;
+        by_sequence(b) = exactly ? grid.round(loss) : loss;
       });
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::auxiliary::sequence_balance_sum"),
       Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, 1), KOKKOS_LAMBDA(const int) {
-        for (int b = 0; b < sequences; ++b) sum(0) += by_sequence(b);
+        for (int b = 0; b < count; ++b) sum(0) += by_sequence(b);
       });
 }
 
@@ -271,7 +297,7 @@ void load_metrics(std::span<const double> statistics, int experts, double tokens
                                         const Matrix<const T>&, const Vector<double>&);          \
   template void sequence_balance_gradient<T>(const StepContext&, double,                         \
                                              const Matrix<const int>&, const Matrix<T>&);        \
-  template void gather_statistics<T>(const ExecutionSpace&, Arena&, const Vector<const int>&,    \
+  template void gather_statistics<T>(const StepContext&, const Vector<const int>&,               \
                                      const Matrix<const T>&, const Matrix<const T>&, bool,       \
                                      const Vector<double>&);                                     \
   template void balance_gradient<T>(const ExecutionSpace&, double, const Vector<const double>&,  \

@@ -2,11 +2,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/moe/experts.hpp"
 
-#include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/core/rows_of.hpp"
-#include "kokomoe/moe/grouped_gemm.hpp"
 
 #include <cmath>
 
@@ -169,24 +167,6 @@ void backward_rows(const ExecutionSpace& space, Activation activation,
   }
 }
 
-/// Bias gradients: one weighted column sum for each expert's rows.
-template <class T>
-void bias_gradient(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& rows,
-                   const Vector<const T>& weight, std::span<const int> offsets, T beta,
-                   const Matrix<T>& gradient) {
-  for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
-    const auto begin = static_cast<std::size_t>(offsets[e] - offsets[0]);
-    const auto count = static_cast<std::size_t>(offsets[e + 1] - offsets[e]);
-    const std::size_t width = rows.extent(1);
-    column_sum<T>(space, scratch,
-                  Matrix<const T>(rows.data() + begin * width, count, width), Matrix<const T>(),
-                  weight.extent(0) == 0 || count == 0
-                      ? Vector<const T>()
-                      : Vector<const T>(weight.data() + begin, count),
-                  beta, Vector<T>(gradient.data() + e * width, width));
-  }
-}
-
 }  // namespace
 
 template <class T>
@@ -229,10 +209,12 @@ Matrix<T> experts_of(const Matrix<T>& stacked, std::size_t experts, int first, i
 }  // namespace
 
 template <class T>
-void Experts<T>::begin(Arena& saved_arena, const Matrix<const T>& rows, Saved& saved) const {
+void Experts<T>::begin(Arena& saved_arena, const Matrix<const T>& rows, const RowArithmetic& how,
+                       Saved& saved) const {
   require_shape("Experts::forward", "rows", rows, rows.extent(0),
                 static_cast<std::size_t>(config_.d_model));
   saved.rows = rows;
+  saved.how = how;
   saved.hidden = saved_arena.matrix<T>(
       rows.extent(0),
       static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
@@ -260,15 +242,16 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
   };
   const Matrix<T> hidden = rows_of(saved.hidden, begin, end);
   const Matrix<T> out_rows = rows_of(out, begin, end);
-  grouped_gemm<T>(space, Transpose::yes, rows_of(saved.rows, begin, end), parameter(w1_), T(0),
-                  hidden, groups);
+  multiply_groups<T>(space, scratch, saved.how, Transpose::yes, rows_of(saved.rows, begin, end),
+                     parameter(w1_), hidden, groups);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
   // Biases are looked up by local expert, of which a part holds some: all of them, then.
   if (b1_.valid())
     activate<true, T>(space, config_.activation, hidden, {store_->value(b1_), expert}, active);
   else
     activate<false, T>(space, config_.activation, hidden, {Matrix<const T>(), expert}, active);
-  grouped_gemm<T>(space, Transpose::yes, active, parameter(w2_), T(0), out_rows, groups);
+  multiply_groups<T>(space, scratch, saved.how, Transpose::yes, active, parameter(w2_), out_rows,
+                     groups);
   if (b2_.valid()) {
     const RowBias<T> b2{store_->value(b2_), expert};
     const int columns = config_.d_model;
@@ -286,25 +269,25 @@ template <class T>
 void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
                          const Matrix<const T>& rows, std::span<const int> offsets,
                          const Vector<const int>& expert_of_row, const Matrix<T>& out,
-                         Saved& saved) const {
-  begin(saved_arena, rows, saved);
+                         Saved& saved, const RowArithmetic& how) const {
+  begin(saved_arena, rows, how, saved);
   forward_part(space, scratch, {0, static_cast<int>(offsets.size()) - 1}, offsets, expert_of_row,
                out, saved);
 }
 
 template <class T>
-typename Experts<T>::Betas Experts<T>::begin_backward() const {
-  Betas betas;
-  betas.w1 = store_->gradient_beta(w1_);
-  betas.w2 = store_->gradient_beta(w2_);
-  if (b1_.valid()) betas.b1 = store_->gradient_beta(b1_);
-  if (b2_.valid()) betas.b2 = store_->gradient_beta(b2_);
-  return betas;
+typename Experts<T>::Writes Experts<T>::begin_backward() const {
+  const auto adds = [&](ParameterHandle handle) {
+    if (!handle.valid()) return false;
+    return store_->sums_exactly() ? store_->adds_exactly(handle)
+                                  : store_->gradient_beta(handle) != T(0);
+  };
+  return {adds(w1_), adds(b1_), adds(w2_), adds(b2_)};
 }
 
 template <class T>
 void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part part,
-                               const Betas& betas, const Saved& saved,
+                               const Writes& adds, const Saved& saved,
                                std::span<const int> offsets,
                                const Vector<const int>& expert_of_row,
                                const Matrix<const T>& d_out, const Vector<const T>& row_weight,
@@ -325,8 +308,8 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
   const auto parameter = [&](ParameterHandle handle) {
     return experts_of(Matrix<const T>(store_->value(handle)), local, part.first, part.end);
   };
-  const auto gradient = [&](ParameterHandle handle) {
-    return experts_of(store_->gradient(handle), local, part.first, part.end);
+  const auto gradient = [&](ParameterHandle handle, bool add) {
+    return ExpertGradients{handle, part.first, part.end, add};
   };
   const auto h = static_cast<std::size_t>(config_.d_hidden);
   const Matrix<T> d_active = scratch_rows(h);
@@ -336,8 +319,8 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
                                  ? scratch_rows(saved.hidden.extent(1))
                                  : d_active;
   const Matrix<const T> d_out_rows = rows_of(d_out, begin, end);
-  grouped_gemm<T>(space, Transpose::no, d_out_rows, parameter(w2_), T(0), d_active,
-                  groups);
+  multiply_groups<T>(space, scratch, saved.how, Transpose::no, d_out_rows, parameter(w2_),
+                     d_active, groups);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
   const Vector<T> dot = rows_of(d_row_weight, begin, end);
   const BackwardRows<T> views{rows_of(Matrix<const T>(saved.hidden), begin, end),
@@ -352,17 +335,17 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
     backward_rows<true, T>(space, config_.activation, views);
   else
     backward_rows<false, T>(space, config_.activation, views);
-  grouped_gemm_transposed<T>(space, d_out_rows, active, betas.w2, gradient(w2_),
-                             groups);
-  grouped_gemm_transposed<T>(space, d_hidden, rows_of(saved.rows, begin, end), betas.w1,
-                             gradient(w1_), groups);
-  grouped_gemm<T>(space, Transpose::no, d_hidden, parameter(w1_), T(0),
-                  rows_of(d_rows, begin, end), groups);
+  add_weight_gradients<T>(space, scratch, saved.how, d_out_rows, active, groups, *store_,
+                          gradient(w2_, adds.w2));
+  add_weight_gradients<T>(space, scratch, saved.how, d_hidden, rows_of(saved.rows, begin, end),
+                          groups, *store_, gradient(w1_, adds.w1));
+  multiply_groups<T>(space, scratch, saved.how, Transpose::no, d_hidden, parameter(w1_),
+                     rows_of(d_rows, begin, end), groups);
   if (!b1_.valid()) return;
-  bias_gradient<T>(space, scratch, d_hidden, Vector<const T>(), groups, betas.b1,
-                   gradient(b1_));
-  bias_gradient<T>(space, scratch, d_out_rows, rows_of(row_weight, begin, end), groups, betas.b2,
-                   gradient(b2_));
+  add_bias_gradients<T>(space, scratch, saved.how, d_hidden, Vector<const T>(), groups, *store_,
+                        gradient(b1_, adds.b1));
+  add_bias_gradients<T>(space, scratch, saved.how, d_out_rows, rows_of(row_weight, begin, end),
+                        groups, *store_, gradient(b2_, adds.b2));
   if (dot.extent(0) == 0) return;
   // <d_out, b2> completes <d_out, E(x)>: the hidden layer's share is there already.
   const RowBias<T> b2{store_->value(b2_), expert};

@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/moe/moe_layer.hpp"
 
-#include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/capacity.hpp"
 #include "kokomoe/moe/combine.hpp"
 #include "kokomoe/moe/route_over_ranks.hpp"
+#include "kokomoe/parameters/products.hpp"
 
 #include <chrono>
 #include <functional>
@@ -174,7 +174,7 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
           : ctx.saved->template vector<double>(
                 static_cast<std::size_t>(LoadStatistics::width(config_.experts)));
   const bool ran_is_counted = routing.counted.extent(0) == 0 && routing.dropped.extent(0) == 0;
-  gather_statistics<T>(ctx.space, *ctx.scratch,
+  gather_statistics<T>(ctx,
                        ran_is_counted ? saved.plan.counts
                                       : count_assignments<T>(ctx.space, *ctx.saved, routing),
                        balance_probability(routing), saved.logits, config_.z_loss != 0, sums);
@@ -199,7 +199,8 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   const auto run_shared = [&] {
     saved.shared_rows = {0, static_cast<int>(tokens)};
     shared_->forward(ctx.space, *ctx.saved, *ctx.scratch, x, saved.shared_rows,
-                     Vector<const int>(), shared, saved.shared_experts);
+                     Vector<const int>(), shared, saved.shared_experts,
+                     {ctx.layout_free, segments_of(ctx)});
   };
   // By reference: a copy of the closure would ask for memory.
   std::function<void()> beside;
@@ -240,8 +241,7 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
 
   Matrix<const T> d_mixed = dy;
   if (gain_.valid()) {
-    column_sum<T>(ctx.space, *ctx.scratch, dy, saved.mixed, Vector<const T>(),
-                  store_->gradient_beta(gain_), store_->gradient_vector(gain_));
+    add_column_gradient<T>(ctx, dy, saved.mixed, *store_, gain_);
     const Matrix<T> scaled = ctx.scratch->template matrix<T>(tokens, d);
     multiply_columns<T>(ctx.space, dy, store_->value_vector(gain_), scaled);
     d_mixed = scaled;

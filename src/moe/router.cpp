@@ -3,7 +3,7 @@
 #include "kokomoe/moe/router.hpp"
 
 #include "kokomoe/core/error.hpp"
-#include "kokomoe/core/gemm.hpp"
+#include "kokomoe/parameters/products.hpp"
 
 #include <cmath>
 #include <utility>
@@ -28,16 +28,15 @@ Matrix<T> Router<T>::project(const StepContext& ctx, const Matrix<const T>& x) c
   require_shape("Router::project", "x", x, x.extent(0), static_cast<std::size_t>(place_.d_model));
   const Matrix<T> z = ctx.saved->template matrix<T>(x.extent(0),
                                                     static_cast<std::size_t>(logit_columns()));
-  gemm<T>(ctx.space, Transpose::no, Transpose::yes, T(1), x, store_->value(weight_), T(0), z);
+  multiply<T>(ctx, Transpose::yes, x, store_->value(weight_), false, z);
   return z;
 }
 
 template <class T>
 void Router<T>::project_backward(const StepContext& ctx, const Matrix<const T>& x,
                                  const Matrix<const T>& d_z, const Matrix<T>& d_x) const {
-  gemm<T>(ctx.space, Transpose::yes, Transpose::no, T(1), d_z, x, store_->gradient_beta(weight_),
-          store_->gradient(weight_));
-  gemm<T>(ctx.space, Transpose::no, Transpose::no, T(1), d_z, store_->value(weight_), T(1), d_x);
+  add_weight_gradient<T>(ctx, d_z, x, *store_, weight_);
+  multiply<T>(ctx, Transpose::no, d_z, store_->value(weight_), true, d_x);
 }
 
 template class Router<float>;

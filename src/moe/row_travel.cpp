@@ -107,5 +107,6 @@ Matrix<T> RowTravel<T>::unsorted_rows(Arena& scratch, const ExchangePlan& plan,
 
 template class RowTravel<float>;
 template class RowTravel<double>;
+template class RowTravel<std::uint32_t>;  // whose a row is
 
 }  // namespace kokomoe

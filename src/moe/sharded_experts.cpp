@@ -10,7 +10,22 @@
 namespace kokomoe {
 
 namespace {
+
 using Way = ExpertExchange::Way;
+
+/// (rows) the sequence of each row of a plan, by its index in the global batch.
+Vector<std::uint32_t> sequences_of_rows(const StepContext& ctx, const DispatchPlan& plan) {
+  const auto rows = static_cast<std::size_t>(plan.rows());
+  const Vector<std::uint32_t> result = ctx.saved->vector<std::uint32_t>(rows);
+  const Vector<const std::uint32_t> sequence = ctx.tokens.sequence_index;
+  const Vector<const int> token = plan.token_of_row;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("moe::sequence_of_row"),
+      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, rows),
+      KOKKOS_LAMBDA(const std::size_t r) { result(r) = sequence(token(r)); });
+  return result;
+}
+
 }  // namespace
 
 template <class T>
@@ -36,8 +51,14 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const ExecutionSpace& space = ctx.space;
   const std::size_t d = rows.extent(1);
   if (!is_sharded(ctx)) {
+    RowArithmetic how{ctx.layout_free, {}};
+    if (ctx.layout_free && ctx.training) {
+      saved.sequence_of_row = sequences_of_rows(ctx, plan);
+      how.segments =
+          segments_of_rows(space, *ctx.saved, plan.expert_of_row, saved.sequence_of_row);
+    }
     experts_.forward(space, *ctx.saved, *ctx.scratch, rows, plan.offsets_on_host(),
-                     plan.expert_of_row, out, saved.experts);
+                     plan.expert_of_row, out, saved.experts, how);
     if (beside) beside();
     return;
   }
@@ -49,18 +70,35 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   const Matrix<T> at_experts = ctx.saved->template matrix<T>(arrived, d);
   saved.expert_of_row = ctx.saved->template vector<int>(arrived);
   local_expert_of_rows(space, way, saved.expert_of_row);
-  experts_.begin(*ctx.saved, at_experts, saved.experts);
+  experts_.begin(*ctx.saved, at_experts, {ctx.layout_free, {}}, saved.experts);
 
   ArenaScope scope(*ctx.scratch);
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
   const Matrix<T> unsorted = RowTravel<T>::unsorted_rows(*ctx.scratch, way, d);
   RowTravel<T> there(space, ranks, way, rows, at_experts, unsorted);
   RowTravel<T> back(space, ranks, way, out, results, unsorted);
+  // Gradients of the experts are summed by sequence: whose a row is travels with it.
+  const bool by_sequence = ctx.layout_free && ctx.training;
+  const Vector<std::uint32_t> own =
+      by_sequence ? sequences_of_rows(ctx, plan) : Vector<std::uint32_t>();
+  saved.sequence_of_row = ctx.saved->template vector<std::uint32_t>(by_sequence ? arrived : 0);
+  const auto column = [](const Vector<std::uint32_t>& vector) {
+    return Matrix<std::uint32_t>(vector.data(), vector.extent(0), 1);
+  };
+  RowTravel<std::uint32_t> sequences(
+      space, ranks, way, column(own), column(saved.sequence_of_row),
+      by_sequence ? RowTravel<std::uint32_t>::unsorted_rows(*ctx.scratch, way, 1)
+                  : Matrix<std::uint32_t>());
+  const auto start = [&](int chunk, bool wait) {
+    if (by_sequence) sequences.start(chunk, Way::to_experts, false);
+    there.start(chunk, Way::to_experts, wait);
+  };
   const bool alone = way.chunks == 1;
-  there.start(0, Way::to_experts, alone && !beside);
+  start(0, alone && !beside);
   if (beside) beside();
   for (int c = 0; c < way.chunks; ++c) {
-    if (c + 1 < way.chunks) there.start(c + 1, Way::to_experts, false);
+    if (c + 1 < way.chunks) start(c + 1, false);
+    if (by_sequence) sequences.finish(c, Way::to_experts);
     there.finish(c, Way::to_experts);
     experts_.forward_part(space, *ctx.scratch, {way.first_expert(c), way.first_expert(c + 1)},
                           way.expert_offsets, saved.expert_of_row, results, saved.experts);
@@ -68,6 +106,9 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
     back.start(c, Way::back, alone);
   }
   for (int c = 0; c < way.chunks; ++c) back.finish(c, Way::back);
+  if (by_sequence)
+    saved.experts.how.segments =
+        segments_of_rows(space, *ctx.saved, saved.expert_of_row, saved.sequence_of_row);
 }
 
 template <class T>
@@ -106,7 +147,7 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   RowTravel<T> back(space, ranks, way, d_rows, results, unsorted);
   RowTravel<T> back_too(space, ranks, way, column(d_row_weight, rows), column(dots, arrived),
                      unsorted_numbers);
-  const auto betas = experts_.begin_backward();
+  const auto adds = experts_.begin_backward();
   const bool alone = way.chunks == 1;
   there_too.start(0, Way::to_experts, false);
   there.start(0, Way::to_experts, alone && !beside);
@@ -119,7 +160,7 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
     there_too.finish(c, Way::to_experts);
     there.finish(c, Way::to_experts);
     experts_.backward_part(space, *ctx.scratch, {way.first_expert(c), way.first_expert(c + 1)},
-                           betas, saved.experts, way.expert_offsets, saved.expert_of_row,
+                           adds, saved.experts, way.expert_offsets, saved.expert_of_row,
                            gradients, weights, results, dots);
     ranks.progress();
     back_too.start(c, Way::back, false);

@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/core/segment_sums.hpp"
 #include "kokomoe/core/stable_sort.hpp"
 
 namespace kokomoe {
@@ -45,11 +46,17 @@ void Embedding<T>::backward(const StepContext& ctx, const Vector<const int>& ind
   const Matrix<T> gradient = store_->gradient(weight_);
   require_shape("Embedding::backward", "dy", dy, index.extent(0), gradient.extent(1));
   const int columns = static_cast<int>(dy.extent(1));
-  const bool overwrite = store_->gradient_beta(weight_) == T(0);
   ArenaScope scope(*ctx.scratch);
   const Vector<int> offsets = ctx.scratch->vector<int>(static_cast<std::size_t>(rows_) + 1);
   const Vector<int> order = ctx.scratch->vector<int>(index.extent(0));
   stable_sort(ctx.space, *ctx.scratch, index, rows_, offsets, order);
+  if (ctx.layout_free) {
+    const bool accumulate = store_->adds_exactly(weight_);
+    exact_scatter_sum<T>(ctx.space, dy, offsets, order, ctx.tokens.sequence_index, accumulate,
+                         store_->exact_gradient(weight_));
+    return;
+  }
+  const bool overwrite = store_->gradient_beta(weight_) == T(0);
   for_each_row(
       KOKOMOE_LABEL("nn::embedding_backward"), ctx.space, rows_, KOKKOS_LAMBDA(const Row& row) {
         const int r = row.index();

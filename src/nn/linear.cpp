@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/nn/linear.hpp"
 
-#include "kokomoe/core/column_sum.hpp"
-#include "kokomoe/core/gemm.hpp"
 #include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/parameters/products.hpp"
 
 #include <cmath>
 
@@ -26,7 +25,7 @@ Linear<T>::Linear(int inputs, int outputs, bool bias, ParameterStore<T>& store,
 template <class T>
 void Linear<T>::forward(const StepContext& ctx, const Matrix<const T>& x,
                         const Matrix<T>& y) const {
-  gemm<T>(ctx.space, Transpose::no, Transpose::yes, T(1), x, store_->value(weight_), T(0), y);
+  multiply<T>(ctx, Transpose::yes, x, store_->value(weight_), false, y);
   if (!bias_.valid()) return;
   const Vector<const T> b = store_->value_vector(bias_);
   const int columns = static_cast<int>(y.extent(1));
@@ -41,13 +40,9 @@ void Linear<T>::forward(const StepContext& ctx, const Matrix<const T>& x,
 template <class T>
 void Linear<T>::backward(const StepContext& ctx, const Matrix<const T>& x,
                          const Matrix<const T>& dy, const Matrix<T>& dx, bool accumulate) const {
-  gemm<T>(ctx.space, Transpose::yes, Transpose::no, T(1), dy, x, store_->gradient_beta(weight_),
-          store_->gradient(weight_));
-  if (bias_.valid())
-    column_sum<T>(ctx.space, *ctx.scratch, dy, Matrix<const T>(), Vector<const T>(),
-                  store_->gradient_beta(bias_), store_->gradient_vector(bias_));
-  gemm<T>(ctx.space, Transpose::no, Transpose::no, T(1), dy, store_->value(weight_),
-          accumulate ? T(1) : T(0), dx);
+  add_weight_gradient<T>(ctx, dy, x, *store_, weight_);
+  if (bias_.valid()) add_column_gradient<T>(ctx, dy, Matrix<const T>(), *store_, bias_);
+  multiply<T>(ctx, Transpose::no, dy, store_->value(weight_), accumulate, dx);
 }
 
 template class Linear<float>;

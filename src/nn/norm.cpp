@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/nn/norm.hpp"
 
-#include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/parameters/products.hpp"
 
 namespace kokomoe {
 
@@ -92,11 +92,8 @@ void Norm<T>::backward(const StepContext& ctx, const Saved& saved, const Matrix<
           out[j] += scale * (g[j] * weight(j) - shift - n[j] * dot);
         });
       });
-  column_sum<T>(ctx.space, *ctx.scratch, dy, normalised, Vector<const T>(),
-                store_->gradient_beta(weight_), store_->gradient_vector(weight_));
-  if (centred)
-    column_sum<T>(ctx.space, *ctx.scratch, dy, Matrix<const T>(), Vector<const T>(),
-                  store_->gradient_beta(bias_), store_->gradient_vector(bias_));
+  add_column_gradient<T>(ctx, dy, normalised, *store_, weight_);
+  if (centred) add_column_gradient<T>(ctx, dy, Matrix<const T>(), *store_, bias_);
 }
 
 template class Norm<float>;

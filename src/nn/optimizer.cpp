@@ -3,6 +3,7 @@
 #include "kokomoe/nn/optimizer.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/nn/ordered_norm.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -45,15 +46,25 @@ void reduce_gradients(const ExecutionSpace& space, const ExpertLayout& layout,
                       ParameterStore<T>& store) {
   const auto sum = [&](const Communicator& ranks, Group<T> group) {
     const auto& buffer = store.buffer(group);
-    ranks.all_reduce_sum(space, Vector<T>(buffer.gradient.data(), buffer.trained));
+    if (store.sums_exactly()) {
+      using Limbs = Vector<std::int64_t>;
+      ranks.all_reduce_sum(space, Limbs(buffer.high.data(), buffer.trained));
+      ranks.all_reduce_sum(space, Limbs(buffer.low.data(), buffer.trained));
+    } else {
+      ranks.all_reduce_sum(space, Vector<T>(buffer.gradient.data(), buffer.trained));
+    }
   };
   sum(layout.world, Group<T>::replicated);
   sum(layout.replicas, Group<T>::expert);
+  if (!store.sums_exactly()) return;
+  layout.world.all_reduce_sum(space, store.outside());
+  store.round_gradients(space);
 }
 
 template <class T>
 double gradient_norm(const ExecutionSpace& space, Arena& scratch,
                      const ParameterStore<T>& store, const Communicator& experts) {
+  if (store.sums_exactly()) return ordered_gradient_norm<T>(space, scratch, store, experts);
   constexpr std::size_t tile = 4096;
   ArenaScope scope(scratch);
   const auto& replicated = store.buffer(Group<T>::replicated);

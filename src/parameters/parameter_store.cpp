@@ -62,6 +62,20 @@ void initialise(const ExecutionSpace& space, const Vector<T>& flat, std::size_t 
       });
 }
 
+template <class T>
+void round_sums(const ExecutionSpace& space, const exact_sum::Sums& sums, const Vector<T>& out) {
+  const std::int64_t* const high = sums.high.data();
+  const std::int64_t* const low = sums.low.data();
+  const Vector<const std::int64_t> outside = sums.outside;
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("parameters::round"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, out.extent(0)),
+      KOKKOS_LAMBDA(const std::size_t i) {
+        out(i) = outside(0) == 0 ? static_cast<T>(exact_sum::value(high[i], low[i]))
+                                 : Kokkos::Experimental::quiet_NaN_v<T>;
+      });
+}
+
 }  // namespace
 
 template <class T>
@@ -105,6 +119,12 @@ int ParameterStore<T>::freeze(const std::string& pattern) {
 }
 
 template <class T>
+void ParameterStore<T>::sum_exactly() {
+  if (allocated_) fail("ParameterStore", "sum_exactly after allocate");
+  exact_ = true;
+}
+
+template <class T>
 void ParameterStore<T>::allocate(const ExecutionSpace& space, std::uint64_t seed) {
   if (allocated_) fail("ParameterStore", "allocate called twice");
   allocated_ = true;
@@ -137,7 +157,12 @@ void ParameterStore<T>::allocate(const ExecutionSpace& space, std::uint64_t seed
     b.gradient = make("gradient", sizes[g]);
     b.moment1 = make("moment1", b.trained);
     b.moment2 = make("moment2", b.trained);
+    if (!exact_) continue;
+    const std::string name = std::string("kokomoe::parameters::") + names[g];
+    b.high = Vector<std::int64_t>(name + "::high", sizes[g]);
+    b.low = Vector<std::int64_t>(name + "::low", sizes[g]);
   }
+  if (exact_) outside_ = Vector<std::int64_t>("kokomoe::parameters::outside", entries_.size());
   for (const Entry& entry : entries_) {
     std::size_t first = 0;
     if (entry.group == Group::expert)
@@ -216,9 +241,30 @@ Vector<T> ParameterStore<T>::gradient_vector(ParameterHandle handle) const {
 
 template <class T>
 T ParameterStore<T>::gradient_beta(ParameterHandle handle) {
+  if (exact_)
+    fail("ParameterStore", "\"" + entry(handle).spec.name +
+                               "\" belongs to a layer that does not sum exactly");
   return std::exchange(entries_[static_cast<std::size_t>(handle.index)].gradient_written, true)
              ? T(1)
              : T(0);
+}
+
+template <class T>
+bool ParameterStore<T>::adds_exactly(ParameterHandle handle) {
+  require_usable(handle);
+  return std::exchange(entries_[static_cast<std::size_t>(handle.index)].gradient_written, true);
+}
+
+template <class T>
+exact_sum::Sums ParameterStore<T>::exact_gradient(ParameterHandle handle) const {
+  require_usable(handle);
+  if (!exact_) fail("ParameterStore", "has no exact sums: sum_exactly was not called");
+  const Entry& e = entry(handle);
+  const Buffer& b = buffer(e.group);
+  const std::size_t columns = e.local_shape.back(), rows = columns == 0 ? 0 : e.size / columns;
+  return {Matrix<std::int64_t>(b.high.data() + e.offset, rows, columns),
+          Matrix<std::int64_t>(b.low.data() + e.offset, rows, columns),
+          Vector<std::int64_t>(outside_.data() + handle.index, 1)};
 }
 
 template <class T>
@@ -232,8 +278,20 @@ void ParameterStore<T>::finish_gradients(const ExecutionSpace& space) {
     Entry& entry = entries_[static_cast<std::size_t>(i)];
     if (entry.gradient_written || entry.group == Group::state) continue;
     Kokkos::deep_copy(space, gradient_vector({i}), T(0));
+    if (exact_) {
+      Kokkos::deep_copy(space, exact_gradient({i}).high, 0);
+      Kokkos::deep_copy(space, exact_gradient({i}).low, 0);
+    }
     entry.gradient_written = true;
   }
+}
+
+template <class T>
+void ParameterStore<T>::round_gradients(const ExecutionSpace& space) {
+  for (int i = 0; i < static_cast<int>(entries_.size()); ++i)
+    if (entries_[static_cast<std::size_t>(i)].group != Group::state)
+      round_sums<T>(space, exact_gradient({i}), gradient_vector({i}));
+  Kokkos::deep_copy(space, outside_, 0);
 }
 
 template <class T>
@@ -256,7 +314,9 @@ std::size_t ParameterStore<T>::bytes() const {
   std::size_t sum = 0;
   for (const Buffer& b : buffers_)
     sum += b.value.size() + b.gradient.size() + b.moment1.size() + b.moment2.size();
-  return sum * sizeof(T);
+  std::size_t limbs = outside_.size();
+  for (const Buffer& b : buffers_) limbs += b.high.size() + b.low.size();
+  return sum * sizeof(T) + limbs * sizeof(std::int64_t);
 }
 
 template class ParameterStore<float>;

@@ -70,6 +70,7 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config,
   for (const std::string& pattern : config.freeze)
     if (store_.freeze(pattern) == 0)
       throw InputError("train/freeze: no tensor matches \"" + pattern + "\"");
+  if (config.layout_free) store_.sum_exactly();
   store_.allocate(space_, config.seed);
   if (corpus)
     batches_.emplace(*corpus, config.seed, config.batch_tokens, config.sequence_length,
@@ -106,7 +107,8 @@ StepContext LanguageModel<T>::context(const HostBatch& batch, bool training, std
           .update_tokens = static_cast<double>(config_.batch_tokens),
           .loss_scale = 1.0 / static_cast<double>(std::max<std::int64_t>(1, batch.global_scored)),
           .sequence_loss = {},
-          .exchange = exchange_.get()};
+          .exchange = exchange_.get(),
+          .layout_free = config_.layout_free};
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 #include "kokomoe/train/language_model_deck.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/exact_sum.hpp"
 #include "kokomoe/moe/moe_config.hpp"
 
 #include <algorithm>
@@ -101,6 +102,30 @@ ParallelOptions read_parallel(const Deck& deck) {
                  : path == "node" ? ExchangePath::node
                                   : ExchangePath::automatic;
   return options;
+}
+
+/// Refuses what parallel/deterministic = "layout" cannot promise.
+void check_layout_free(const Deck& deck, const LanguageModelConfig& config) {
+  const MoeConfig& moe = config.model.moe;
+  const std::int64_t sequences = config.batch_tokens / config.sequence_length;
+  if (sequences > exact_sum::largest_sequences)
+    deck.refuse("parallel/deterministic",
+                "\"layout\" takes at most " + std::to_string(exact_sum::largest_sequences) +
+                    " sequences an update, not " + std::to_string(sequences));
+  if (config.model.moe_every == 0) return;
+  if (!router_info(moe.router).layout_free) {
+    std::string names;
+    for (const RouterInfo& info : router_registry())
+      if (info.layout_free) names += (names.empty() ? "" : ", ") + info.name;
+    deck.refuse("parallel/deterministic", "\"layout\" does not work with moe/router = \"" +
+                                              moe.router +
+                                              "\", which has sums of its own; it works with " +
+                                              names);
+  }
+  if (moe.balance != 0 && moe.balance_scope == BalanceScope::micro_batch)
+    deck.refuse("parallel/deterministic",
+                "\"layout\" does not work with moe/balance_scope = \"micro_batch\", which is each "
+                "rank's own; choose global or sequence");
 }
 
 }  // namespace
@@ -216,7 +241,10 @@ Schema language_model_schema(const std::string& router) {
       .add(KeySpec::integer("parallel/ranks_per_node", 0, "0 = as MPI says").range(0, 65536))
       .add(KeySpec::text("parallel/staging", "auto",
                          "host = through host memory even where MPI reads the device")
-               .choice({"auto", "host"}));
+               .choice({"auto", "host"}))
+      .add(KeySpec::text("parallel/deterministic", "off",
+                         "layout = the same bits for any number of ranks and threads, slower")
+               .choice({"off", "layout"}));
   schema.add(KeySpec::list("data/train", {}, "text files").required())
       .add(KeySpec::list("data/heldout", {}, "text files for evaluation"))
       .add(KeySpec::text("data/cache", "data/cache", "folder for token files"))
@@ -320,6 +348,8 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
     deck.refuse("data/eval_stride", "exceeds data/sequence_length = " +
                                         std::to_string(config.sequence_length));
   model.max_length = config.sequence_length;
+  config.layout_free = deck.text("parallel/deterministic") == "layout";
+  if (config.layout_free) check_layout_free(deck, config);
 
   config.tokenizer.kind = deck.text("data/tokenizer");
   config.tokenizer.model = deck.text("data/tokenizer_model");

@@ -25,10 +25,9 @@ struct LoadStatistics {
 /// (T, >= E); without z-loss (`squares` false) its entry is 0, as is the router's own loss. An empty
 /// probability counts as zeros.
 template <class T>
-void gather_statistics(const ExecutionSpace& space, Arena& scratch,
-                       const Vector<const int>& counts, const Matrix<const T>& probability,
-                       const Matrix<const T>& logits, bool squares,
-                       const Vector<double>& statistics);
+void gather_statistics(const StepContext& ctx, const Vector<const int>& counts,
+                       const Matrix<const T>& probability, const Matrix<const T>& logits,
+                       bool squares, const Vector<double>& statistics);
 
 /// Load balance (Switch, eq. 4): alpha E sum_e f_e P_e, with f_e the fraction of assignments and
 /// P_e the mean probability. Writes its gradient d_probability(t, e) = alpha E f_e / tokens, where

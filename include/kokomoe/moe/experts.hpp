@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/arena.hpp"
 #include "kokomoe/moe/activation.hpp"
+#include "kokomoe/moe/grouped_products.hpp"
 #include "kokomoe/parameters/parameter_store.hpp"
 
 #include <span>
@@ -31,6 +32,7 @@ class Experts {
   struct Saved {
     Matrix<const T> rows;   ///< (n, d) the input rows, sorted by expert
     Matrix<T> hidden;       ///< (n, h or 2h) x W1^T, without bias
+    RowArithmetic how;      ///< segments: needed by backward alone
   };
 
   Experts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name);
@@ -39,7 +41,8 @@ class Experts {
   /// (n), empty when there is one expert; `out` (n, d). Takes `hidden` from `saved_arena`.
   void forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
                const Matrix<const T>& rows, std::span<const int> offsets,
-               const Vector<const int>& expert_of_row, const Matrix<T>& out, Saved& saved) const;
+               const Vector<const int>& expert_of_row, const Matrix<T>& out, Saved& saved,
+               const RowArithmetic& how = {}) const;
 
   /// d_out (n, d) is the gradient of the loss by each row's WEIGHTED output; row_weight (n) the
   /// weight that the expert's gradient takes (empty = 1). Writes d_rows (n, d) and, unless it is
@@ -55,16 +58,17 @@ class Experts {
     int first = 0;
     int end = 0;
   };
-  void begin(Arena& saved_arena, const Matrix<const T>& rows, Saved& saved) const;
+  void begin(Arena& saved_arena, const Matrix<const T>& rows, const RowArithmetic& how,
+             Saved& saved) const;
   void forward_part(const ExecutionSpace& space, Arena& scratch, Part part,
                     std::span<const int> offsets, const Vector<const int>& expert_of_row,
                     const Matrix<T>& out, const Saved& saved) const;
-  /// What the first gradient writes of this update multiply what is there by.
-  struct Betas {
-    T w1 = 0, b1 = 0, w2 = 0, b2 = 0;
+  /// Whether gradients add to what this update has written already.
+  struct Writes {
+    bool w1 = false, b1 = false, w2 = false, b2 = false;
   };
-  Betas begin_backward() const;
-  void backward_part(const ExecutionSpace& space, Arena& scratch, Part part, const Betas& betas,
+  Writes begin_backward() const;
+  void backward_part(const ExecutionSpace& space, Arena& scratch, Part part, const Writes& adds,
                      const Saved& saved, std::span<const int> offsets,
                      const Vector<const int>& expert_of_row, const Matrix<const T>& d_out,
                      const Vector<const T>& row_weight, const Matrix<T>& d_rows,

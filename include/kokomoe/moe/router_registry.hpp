@@ -45,6 +45,9 @@ struct RouterInfo {
   bool takes_capacity = false;
   /// Its experts choose tokens up to moe/capacity_factor themselves; nothing is dropped afterwards.
   bool own_capacity = false;
+  /// Adds up over tokens in ways that do not show how sequences lie on ranks and threads
+  /// (parallel/deterministic); not so where the router has sums of its own.
+  bool layout_free = true;
   RouterDefaults defaults{};
   /// What else may be impossible, given completed options; null = nothing.
   std::optional<Refusal> (*check)(const RouterPlace&, const RouterOptions&) = nullptr;

@@ -21,6 +21,8 @@ class ShardedExperts {
     ExchangePlan exchange;
     typename Experts<T>::Saved experts;
     Vector<int> expert_of_row;  ///< (arrived rows) local expert
+    /// (rows at the experts) global index of the sequence; empty unless the step is layout-free
+    Vector<std::uint32_t> sequence_of_row;
   };
 
   ShardedExperts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name)

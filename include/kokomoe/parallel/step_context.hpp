@@ -48,6 +48,9 @@ struct StepContext {
   Vector<const double> sequence_loss;
   /// Carries rows between the ranks that share the experts; null where every rank has them all.
   ExpertExchange* exchange = nullptr;
+  /// The step's results have the same bits for any number of threads and ranks: products row by row
+  /// and exact sums over sequences, in a ParameterStore that sums exactly.
+  bool layout_free = false;
 };
 
 }  // namespace kokomoe

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/core/exact_sum.hpp"
 #include "kokomoe/core/types.hpp"
 #include "kokomoe/parallel/expert_range.hpp"
 
@@ -51,6 +52,8 @@ struct ParameterHandle {
 /// separate buffers; inside a buffer trained slices with weight decay come first, then trained
 /// ones without, then frozen ones, so that one optimizer kernel per group serves them all.
 /// The first gradient write of an update overwrites, later ones add: see gradient_beta.
+/// After sum_exactly, gradients are summed in limbs beside the gradient buffer: layers write to
+/// exact_gradient, and round_gradients makes the gradient of them.
 template <class T>
 class ParameterStore {
  public:
@@ -59,6 +62,7 @@ class ParameterStore {
   /// Flat views over one group; `decayed` and `trained` are prefix lengths in elements.
   struct Buffer {
     Vector<T> value, gradient, moment1, moment2;
+    Vector<std::int64_t> high, low;  ///< exact sums of the gradient; empty unless asked for
     std::size_t decayed = 0;
     std::size_t trained = 0;
   };
@@ -81,6 +85,9 @@ class ParameterStore {
   /// Freezes every tensor whose name matches a glob ('*' any run of characters); before allocate.
   /// Returns how many matched.
   int freeze(const std::string& pattern);
+  /// Asks for exact sums of gradients (see exact_sum::Sums); before allocate. 16 bytes an element.
+  void sum_exactly();
+  bool sums_exactly() const { return exact_; }
   /// Lays out and initialises everything.
   void allocate(const ExecutionSpace& space, std::uint64_t seed);
   bool allocated() const { return allocated_; }
@@ -97,7 +104,16 @@ class ParameterStore {
 
   /// 0 for the first write of this update (so the writer overwrites), 1 afterwards. Marks the
   /// slice as written: call it once for each backward through the owner, and write all of it.
+  /// Throws Error in a store that sums exactly: a layer that writes plain sums would spoil it.
   T gradient_beta(ParameterHandle handle);
+  /// The same for exact sums: true when this write adds to what is there.
+  bool adds_exactly(ParameterHandle handle);
+  /// Exact sums in the shape of `gradient`. Throws Error unless the store sums exactly.
+  exact_sum::Sums exact_gradient(ParameterHandle handle) const;
+  /// (tensors) parts that did not fit into an exact sum, to be added up over ranks like the limbs.
+  const Vector<std::int64_t>& outside() const { return outside_; }
+  /// Rounds exact sums into the gradients, NaN for tensors with a part that did not fit.
+  void round_gradients(const ExecutionSpace& space);
   /// Starts an update: every gradient counts as not written.
   void begin_update();
   /// Ends accumulation: zeroes trained slices that nobody wrote.
@@ -127,7 +143,9 @@ class ParameterStore {
   int expert_rank_;
   int expert_ranks_;
   bool allocated_ = false;
+  bool exact_ = false;
   std::vector<Entry> entries_;
+  Vector<std::int64_t> outside_;
   Buffer buffers_[3];
 };
 

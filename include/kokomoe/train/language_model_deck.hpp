@@ -33,6 +33,7 @@ struct LanguageModelConfig {
   std::int64_t checkpoint_every = 0;
   int checkpoint_keep = 2;
   ParallelOptions parallel;
+  bool layout_free = false;  ///< parallel/deterministic = "layout"
 
   TokenizerOptions tokenizer;
   std::vector<std::string> train_files, heldout_files;

@@ -59,6 +59,7 @@ RouterInfo DefaultMoeRouter<T>::info() {
                   {{"decay", 0.99, "of the moving average of an expert's outputs, for each update", 0,
                     1}}};
   info.takes_k = info.takes_capacity = true;
+  info.layout_free = false;
   return info;
 }
 

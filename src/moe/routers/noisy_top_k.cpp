@@ -276,6 +276,7 @@ RouterInfo NoisyTopKRouter<T>::info() {
   // One weight over itself is 1, and teaches the router nothing.
   info.defaults.k = 2;
   info.defaults.balance = 0;
+  info.layout_free = false;
   return info;
 }
 

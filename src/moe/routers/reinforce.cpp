@@ -22,6 +22,7 @@ RouterInfo ReinforceRouter<T>::info() {
   info.options.push_back({"baseline_decay", 0.99,
                           "of the running mean of the sequences' losses, which is subtracted", 0,
                           1});
+  info.layout_free = false;
   return info;
 }
 

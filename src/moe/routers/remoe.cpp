@@ -45,6 +45,7 @@ RouterInfo RemoeRouter<T>::info() {
   info.takes_k = info.k_is_target = true;
   info.balance_loss = false;
   info.defaults.balance = 0;
+  info.layout_free = false;
   return info;
 }
 

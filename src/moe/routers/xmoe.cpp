@@ -115,6 +115,7 @@ RouterInfo XMoeRouter<T>::info() {
                     "channels that tokens are projected to; 0 = E / 2, as the paper has it", 0, 65536},
                    {"temperature", 0.3, "what cosines are divided by at first; learned", 0.01, 1e6}}};
   info.takes_k = info.takes_capacity = true;
+  info.layout_free = false;
   return info;
 }
 

@@ -38,7 +38,8 @@ inline DecoderConfig small_config(const std::string& router, int k) {
 /// A decoder with random parameters of a size that makes every gradient matter.
 template <class T>
 struct SmallModel {
-  explicit SmallModel(const DecoderConfig& config) : model(config, store) {
+  explicit SmallModel(const DecoderConfig& config, bool exact = false) : model(config, store) {
+    if (exact) store.sum_exactly();
     store.allocate(ExecutionSpace(), 1);
     Draw draw(31);
     for (const auto& entry : store.entries())

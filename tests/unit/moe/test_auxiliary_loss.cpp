@@ -6,6 +6,7 @@
 #include "kokomoe/moe/auxiliary_loss.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
+#include "support/packed_step.hpp"
 
 #include <cmath>
 
@@ -15,14 +16,14 @@ using namespace kokomoe::test;
 TEMPLATE_TEST_CASE("statistics are counts, probability sums and squares", "[auxiliary]", float,
                    double) {
   using T = TestType;
-  Arena scratch("kokomoe::test::scratch");
   constexpr std::size_t experts = 3;
   for (const std::size_t tokens : {0u, 1u, 300u})
     for (const bool squares : {true, false}) {
       const auto p = Draw(1).many<T>(tokens * experts), z = Draw(2).many<T>(tokens * experts, 30);
       const Vector<double> statistics("statistics", LoadStatistics::width(experts));
       Kokkos::deep_copy(statistics, -1.0);
-      gather_statistics<T>(ExecutionSpace(), scratch, device_vector(std::vector<int>{5, 0, 2}),
+      PackedStep step({static_cast<int>(tokens)});
+      gather_statistics<T>(step.ctx, device_vector(std::vector<int>{5, 0, 2}),
                            device_matrix(tokens, experts, p), device_matrix(tokens, experts, z),
                            squares, statistics);
       std::vector<double> expected{5, 0, 2, 0, 0, 0, 0, 0};
@@ -40,8 +41,8 @@ TEMPLATE_TEST_CASE("statistics are counts, probability sums and squares", "[auxi
 }
 
 TEST_CASE("statistics refuse another width", "[auxiliary]") {
-  Arena scratch("kokomoe::test::scratch");
-  CHECK_THROWS_AS(gather_statistics<float>(ExecutionSpace(), scratch, Vector<int>("counts", 3),
+  PackedStep step({2});
+  CHECK_THROWS_AS(gather_statistics<float>(step.ctx, Vector<int>("counts", 3),
                                            Matrix<float>("p", 2, 3), Matrix<float>("z", 2, 3), true,
                                            Vector<double>("statistics", 6)),
                   Error);

@@ -218,7 +218,7 @@ TEMPLATE_TEST_CASE("balance by sequence and micro-batch: the reference's value a
     Kokkos::deep_copy(sum, 1.0);  // it adds
     const Vector<int> all = count_assignments<T>(step.ctx.space, step.saved, routing);
     const Vector<double> statistics("statistics", LoadStatistics::width(static_cast<int>(experts)));
-    gather_statistics<T>(step.ctx.space, step.scratch, all, routing.probability,
+    gather_statistics<T>(step.ctx, all, routing.probability,
                          device_matrix<T>(tokens, experts, logits), false, statistics);
     const Vector<double> counted(statistics.data(), experts);
     add_local_balance(step.ctx, 3, counted, statistics, sum);

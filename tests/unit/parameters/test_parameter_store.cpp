@@ -213,6 +213,44 @@ TEST_CASE("what nobody wrote is zero at the end of an update", "[parameters]") {
   CHECK(store.gradient_beta(b) == 1);
 }
 
+TEST_CASE("exact sums become gradients, and parts that did not fit become NaN", "[parameters]") {
+  Store store;
+  const auto a = store.add(replicated("a", {2, 3}));
+  const auto b = store.add(replicated("b", {2}));
+  const auto c = store.add(replicated("c", {2}));
+  store.sum_exactly();
+  store.allocate(ExecutionSpace(), 1);
+  const std::int64_t one = std::int64_t(1) << exact_sum::high_bits;
+  for (const bool good : {true, false}) {
+    store.begin_update();
+    CHECK(!store.adds_exactly(a));
+    CHECK(store.adds_exactly(a));
+    CHECK(!store.adds_exactly(b));
+    const exact_sum::Sums sums = store.exact_gradient(a);
+    REQUIRE(sums.high.extent(0) == 2);
+    REQUIRE(sums.high.extent(1) == 3);
+    fill_device(sums.high, std::vector<std::int64_t>{one, -one, 0, 3 * one, one / 2, 1});
+    // A low limb that was not carried, as after a sum over ranks.
+    fill_device(sums.low, std::vector<std::int64_t>{0, 0, std::int64_t(1) << 52, 0, 0, 0});
+    for (const auto& limb : {store.exact_gradient(b).high, store.exact_gradient(b).low})
+      Kokkos::deep_copy(limb, one);
+    Kokkos::deep_copy(store.exact_gradient(c).high, one);  // of an update before
+    if (!good) Kokkos::deep_copy(store.exact_gradient(b).outside, 1);
+    store.finish_gradients(ExecutionSpace());
+    store.round_gradients(ExecutionSpace());
+    Kokkos::fence();
+    CHECK(on_host(store.gradient(a)) == std::vector<double>{1, -1, 0x1p-24, 3, 0.5, 0x1p-26});
+    CHECK(std::isnan(on_host(store.gradient(b))[1]) != good);
+    CHECK(on_host(store.gradient(c)) == std::vector<double>{0, 0});
+  }
+  CHECK_THAT(message_of<Error>([&] { store.gradient_beta(b); }), contains("\"b\""));
+  Store plain;
+  const auto w = plain.add(replicated("w", {2}));
+  plain.allocate(ExecutionSpace(), 1);
+  CHECK_THROWS_AS(plain.exact_gradient(w), Error);
+  CHECK_THROWS_AS(plain.sum_exactly(), Error);
+}
+
 TEST_CASE("globs freeze the names that they match", "[parameters]") {
   Store store;
   for (const char* name : {"blocks.0.moe.router.weight", "blocks.1.moe.router.weight",
