@@ -8,13 +8,15 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <utility>
 
 namespace kokomoe {
 
 namespace {
 
-constexpr std::size_t largest_deck = std::size_t(4) << 20;
+// toml11 takes time by the square of a text's length: some seconds for this much.
+constexpr std::size_t largest_deck = std::size_t(128) << 10;
 
 std::string quoted(const std::string& text) {
   std::string result = "\"";
@@ -52,8 +54,12 @@ std::string toml_text(const KeySpec::Value& value) {
     }
     std::string operator()(const std::vector<double>& v) const {
       std::string result = "[";
-      for (const double item : v)
-        result += (result.size() > 1 ? ", " : "") + detail::shortest(item);
+      for (const double item : v) {
+        // Short as integers, where those have the same value: not -0, nothing large.
+        const bool short_form = std::abs(item) < 1e15 && !(item == 0 && std::signbit(item));
+        result += (result.size() > 1 ? ", " : "");
+        result += short_form ? detail::shortest(item) : (*this)(item);
+      }
       return result + "]";
     }
   };
@@ -93,6 +99,10 @@ Deck Deck::load(const std::string& path, const Schema& schema,
 
 Deck Deck::parse(const std::string& text, const std::string& name, const Schema& schema,
                  const std::vector<std::string>& overrides) {
+  // Decks in checkpoints come this way.
+  if (text.size() > largest_deck)
+    throw InputError(name + ": error: larger than " + std::to_string(largest_deck) +
+                     " bytes: this is no deck");
   return Deck(detail::check_deck(text, name, schema, overrides));
 }
 

@@ -29,7 +29,24 @@ Json number_json(double value) {
   return value;
 }
 
-double number_from(const Json& json) {
+// For reading: looking up a key takes no walk over all of them.
+using Parsed = nlohmann::json;
+
+// JSON's numbers are any; conversions would cut or wrap them.
+std::uint64_t natural_from(const Parsed& json) {
+  if (!json.is_number_unsigned()) throw InputError(json.dump() + " is no natural number");
+  return json.get<std::uint64_t>();
+}
+
+std::int64_t integer_from(const Parsed& json) {
+  if (json.is_number_integer() && !json.is_number_unsigned()) return json.get<std::int64_t>();
+  const std::uint64_t value = natural_from(json);
+  if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
+    throw InputError(std::to_string(value) + " is too large");
+  return static_cast<std::int64_t>(value);
+}
+
+double number_from(const Parsed& json) {
   if (json.is_number()) return json.get<double>();
   const std::string text = json.get<std::string>();
   if (text == "nan") return std::numeric_limits<double>::quiet_NaN();
@@ -51,7 +68,7 @@ Json bytes_json(const std::string& bytes) {
   return text;
 }
 
-std::string bytes_from(const Json& json) {
+std::string bytes_from(const Parsed& json) {
   const std::string text = json.get<std::string>();
   const auto digit = [&](char c) -> int {
     if (c >= '0' && c <= '9') return c - '0';
@@ -66,37 +83,37 @@ std::string bytes_from(const Json& json) {
   return bytes;
 }
 
-std::uint64_t digest_from(const Json& json) {
+std::uint64_t digest_from(const Parsed& json) {
   std::uint64_t value = 0;
   if (!parse_hex(json.get<std::string>(), value)) throw InputError("a digest is no 16 digits");
   return value;
 }
 
-Manifest from_json(const Json& json) {
+Manifest from_json(const Parsed& json) {
   Manifest manifest;
   if (json.at("format") != "kokomoe checkpoint") throw InputError("another program's file");
-  const auto version = json.at("format_version").get<std::int64_t>();
+  const auto version = integer_from(json.at("format_version"));
   if (version < 1 || version > checkpoint_format)
     throw InputError("format version " + std::to_string(version) +
                      ", but this Kokomoe reads 1 to " + std::to_string(checkpoint_format));
-  manifest.meta.step = json.at("step").get<std::int64_t>();
+  manifest.meta.step = integer_from(json.at("step"));
   if (manifest.meta.step < 0) throw InputError("a negative step");
   manifest.meta.deck = json.at("deck").get<std::string>();
   for (const auto& [name, value] : json.at("counters").items())
-    manifest.meta.counters[name] = value.get<std::int64_t>();
+    manifest.meta.counters[name] = integer_from(value);
   for (const auto& [name, value] : json.at("numbers").items())
     manifest.meta.numbers[name] = number_from(value);
   for (const auto& [name, value] : json.at("texts").items())
     manifest.meta.texts[name] = bytes_from(value);
-  manifest.state_bytes = json.at("state").at("bytes").get<std::uint64_t>();
+  manifest.state_bytes = natural_from(json.at("state").at("bytes"));
   manifest.state_digest = digest_from(json.at("state").at("xxh3"));
-  for (const Json& entry : json.at("datasets")) {
+  for (const Parsed& entry : json.at("datasets")) {
     DatasetRecord record;
     record.name = entry.at("name").get<std::string>();
-    record.shape = entry.at("shape").get<std::vector<std::size_t>>();
+    for (const Parsed& extent : entry.at("shape")) record.shape.push_back(natural_from(extent));
     record.dtype = entry.at("dtype").get<std::string>();
-    record.offset = entry.at("offset").get<std::uint64_t>();
-    record.bytes = entry.at("bytes").get<std::uint64_t>();
+    record.offset = natural_from(entry.at("offset"));
+    record.bytes = natural_from(entry.at("bytes"));
     record.digest = digest_from(entry.at("xxh3"));
     manifest.datasets.push_back(std::move(record));
   }
@@ -147,8 +164,8 @@ Manifest parse_manifest(const std::string& text, const std::string& path) {
   if (text.compare(body, tail, digest_key + digest + ending) != 0)
     throw DamagedCheckpoint(where + "damaged: its text does not have the digest that it ends with");
   try {
-    return from_json(Json::parse(text));
-  } catch (const Json::exception& error) {
+    return from_json(Parsed::parse(text));
+  } catch (const Parsed::exception& error) {
     throw DamagedCheckpoint(where + error.what());
   } catch (const InputError& error) {
     throw InputError(where + error.what());
@@ -182,8 +199,8 @@ void verify_state(const std::string& step_folder, const Manifest& manifest) {
   std::string datasets;
   int more = 0;
   for (const DatasetRecord& record : manifest.datasets) {
-    const FileDigest found = digest_file(path, record.offset, record.bytes);
-    if (found.bytes == record.bytes && found.digest == record.digest) continue;
+    const bool inside = record.offset <= size && record.bytes <= size - record.offset;
+    if (inside && digest_file(path, record.offset, record.bytes).digest == record.digest) continue;
     if (datasets.size() > 300)
       ++more;
     else

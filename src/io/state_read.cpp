@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 namespace kokomoe::detail {
 
@@ -18,6 +19,7 @@ struct StateReader::Impl {
   std::uint64_t file_bytes = 0;
   H5Handle file;
   std::vector<std::string> names;
+  std::set<std::string> walked;  ///< addresses of objects
 
   [[noreturn]] void damaged(const std::string& name, const std::string& why) const {
     throw DamagedCheckpoint(path + ": error: " + (name.empty() ? "" : "/" + name + ": ") + why);
@@ -35,8 +37,22 @@ struct StateReader::Impl {
     return value;
   }
 
-  /// Collects datasets below a group. Only hard links: others could lead out of the file.
+  /// Only hard links lead to it: others could lead out of the file.
+  void check_links(const std::string& name) const {
+    std::size_t end = 0;
+    while (end != std::string::npos) {
+      end = name.find('/', end + 1);
+      const std::string above = name.substr(0, end);
+      H5L_info_t link;
+      if (H5Lget_info(file.get(), above.c_str(), &link, H5P_DEFAULT) >= 0 &&
+          link.type != H5L_TYPE_HARD)
+        damaged(above, "is no plain object");
+    }
+  }
+
+  /// Collects datasets below a group, over hard links.
   void walk(const std::string& group_name, int depth) {
+    if (depth == 0) check_links(group_name);
     const H5Handle group(H5Gopen2(file.get(), ("/" + group_name).c_str(), H5P_DEFAULT), H5Gclose);
     if (!group.valid()) damaged(group_name, "group is missing");
     H5G_info_t info;
@@ -51,7 +67,9 @@ struct StateReader::Impl {
       H5L_info_t link;
       if (H5Lget_info(group.get(), text, &link, H5P_DEFAULT) < 0 || link.type != H5L_TYPE_HARD)
         damaged(name, "is no plain object");
-      // Links may make a file's tree endless.
+      // Links may make a file's tree endless, or give it more paths than anyone can walk.
+      if (!walked.emplace(reinterpret_cast<const char*>(&link.u), sizeof link.u).second)
+        damaged(name, "is a second name of an object");
       if (names.size() > 1000000) damaged(group_name, "holds more than a million tensors");
       const H5Handle object(H5Oopen(group.get(), text, H5P_DEFAULT), H5Oclose);
       const H5I_type_t type = object.valid() ? H5Iget_type(object.get()) : H5I_BADID;
@@ -65,6 +83,7 @@ struct StateReader::Impl {
   }
 
   H5Handle open(const std::string& name) const {
+    check_links(name);
     H5Handle dataset(H5Dopen2(file.get(), ("/" + name).c_str(), H5P_DEFAULT), H5Dclose);
     if (!dataset.valid()) damaged(name, "dataset is missing");
     return dataset;
@@ -72,9 +91,14 @@ struct StateReader::Impl {
 
   TensorHeader header(hid_t dataset, const std::string& name) const {
     TensorHeader result;
+    const H5Handle plist(H5Dget_create_plist(dataset), H5Pclose);
+    // What external files or filters would make of it, no digest has seen. Comes
+    // first: of a virtual one even the extent is looked for in other files.
+    if (H5Pget_layout(plist.get()) != H5D_CONTIGUOUS || H5Pget_external_count(plist.get()) != 0 ||
+        H5Pget_nfilters(plist.get()) != 0)
+      damaged(name, "its data is not stored in one plain piece");
     const H5Handle type(H5Dget_type(dataset), H5Tclose);
     const H5Handle space(H5Dget_space(dataset), H5Sclose);
-    const H5Handle plist(H5Dget_create_plist(dataset), H5Pclose);
     std::size_t element = 8;
     if (H5Tequal(type.get(), H5T_IEEE_F32LE) > 0) {
       result.dtype = "float32";
@@ -86,10 +110,6 @@ struct StateReader::Impl {
     } else {
       damaged(name, "its type is not one of float32, float64 and uint64");
     }
-    // What external files or filters would make of it, no digest has seen.
-    if (H5Pget_layout(plist.get()) != H5D_CONTIGUOUS || H5Pget_external_count(plist.get()) != 0 ||
-        H5Pget_nfilters(plist.get()) != 0)
-      damaged(name, "its data is not stored in one plain piece");
     const int rank = H5Sget_simple_extent_ndims(space.get());
     if (rank < 1 || rank > 8) damaged(name, "its rank is " + std::to_string(rank));
     hsize_t dims[H5S_MAX_RANK];

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cctype>
 #include <exception>
+#include <limits>
 #include <sstream>
 #include <tuple>
 
@@ -26,10 +27,11 @@ TextSpan span_of(const toml::source_location& location) {
 }
 #endif
 
-/// toml11 parses by recursion: refuses nesting that only an attack would have.
+/// toml11 parses by recursion: refuses nesting that only an attack would have, by brackets or by
+/// the dots in a key.
 void check_nesting(const std::vector<std::string>& lines) {
   constexpr int deepest = 64;
-  int depth = 0;
+  int depth = 0, dots = 0;
   std::string quote;  // what ends the string that we are in
   for (std::size_t l = 0; l < lines.size(); ++l) {
     const std::string& line = lines[l];
@@ -40,6 +42,10 @@ void check_nesting(const std::vector<std::string>& lines) {
           ++i;
         } else if (line.compare(i, quote.size(), quote) == 0) {
           i += quote.size() - 1;
+          // Text may end in one or two quotes itself.
+          for (int more = 0;
+               more < 2 && quote.size() == 3 && line.compare(i + 1, 1, quote, 0, 1) == 0; ++more)
+            ++i;
           quote.clear();
         }
       } else if (c == '#') {
@@ -51,10 +57,16 @@ void check_nesting(const std::vector<std::string>& lines) {
       } else if (c == '[' || c == '{') {
         if (++depth > deepest)
           throw TomlSyntaxError{"brackets are nested too deeply", {l + 1, i + 1, 1}};
+        dots = 0;
       } else if (c == ']' || c == '}') {
         --depth;
+      } else if (c == '=' || c == ',') {
+        dots = 0;
+      } else if (c == '.' && ++dots > deepest) {
+        throw TomlSyntaxError{"a key has too many parts", {l + 1, i + 1, 1}};
       }
     }
+    dots = 0;
     if (quote.size() == 1) quote.clear();
   }
 }
@@ -153,9 +165,18 @@ class Reader {
     if (is_table) table(value, inner);
   }
 
+  /// toml11 3.7 takes 99999999999999999999 for the largest integer, and says nothing.
+  static bool beyond(const toml::value& value) {
+    using Limits = std::numeric_limits<std::int64_t>;
+    const auto integer = static_cast<std::int64_t>(value.as_integer());
+    return integer == Limits::max() || integer == Limits::min();
+  }
+
   static void fill(TomlItem& result, const toml::value& value) {
     using Kind = TomlItem::Kind;
-    if (value.is_integer()) {
+    if (value.is_integer() && beyond(value)) {
+      result.found = "an integer beyond 64 bits";
+    } else if (value.is_integer()) {
       result.kind = Kind::integer;
       result.integer = static_cast<std::int64_t>(value.as_integer());
       result.found = "an integer";
@@ -180,7 +201,7 @@ class Reader {
       for (const auto& element : value.as_array()) {
         if (element.is_string())
           result.list.push_back(toml::get<std::string>(element));
-        else if (element.is_integer())
+        else if (element.is_integer() && !beyond(element))
           result.numbers.push_back(static_cast<double>(element.as_integer()));
         else if (element.is_floating())
           result.numbers.push_back(static_cast<double>(element.as_floating()));
