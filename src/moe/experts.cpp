@@ -184,14 +184,16 @@ Experts<T>::Experts(const ExpertsConfig& config, ParameterStore<T>& store, const
     return Initializer::normal(scale / std::sqrt(static_cast<double>(inputs)));
   };
   const auto add = [&](const char* suffix, std::vector<std::size_t> shape, Initializer init,
-                       bool decay) {
-    return store.add({name + suffix, std::move(shape), init, decay, config.sharded, false});
+                       bool decay, std::vector<std::string> axes) {
+    return store.add({name + suffix, std::move(shape), init, decay, config.sharded, false,
+                      std::move(axes)});
   };
-  w1_ = add(".w1", {experts, width, d}, normal(d, 1), true);
-  w2_ = add(".w2", {experts, d, h}, normal(h, config.output_scale), true);
+  w1_ = add(".w1", {experts, width, d}, normal(d, 1), true, {"expert", "hidden", "channel"});
+  w2_ = add(".w2", {experts, d, h}, normal(h, config.output_scale), true,
+            {"expert", "channel", "hidden"});
   if (config.bias) {
-    b1_ = add(".b1", {experts, width}, Initializer::constant(0), false);
-    b2_ = add(".b2", {experts, d}, Initializer::constant(0), false);
+    b1_ = add(".b1", {experts, width}, Initializer::constant(0), false, {"expert", "hidden"});
+    b2_ = add(".b2", {experts, d}, Initializer::constant(0), false, {"expert", "channel"});
   }
 }
 

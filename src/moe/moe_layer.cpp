@@ -115,7 +115,8 @@ MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& sto
                        Initializer::constant(1),
                        false,
                        false,
-                       false});
+                       false,
+                       {"channel"}});
 }
 
 template <class T>

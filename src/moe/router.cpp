@@ -20,7 +20,8 @@ Router<T>::Router(RouterPlace place, ParameterStore<T>& store, int rows)
                        Initializer::normal(1 / std::sqrt(static_cast<double>(d))),
                        true,
                        false,
-                       false});
+                       false,
+                       {"logit", "channel"}});
 }
 
 template <class T>

@@ -51,7 +51,8 @@ DeepSeekV3Router<T>::DeepSeekV3Router(const RouterPlace& place, const RouterOpti
                        Initializer::constant(0),
                        false,
                        false,
-                       true})),
+                       true,
+                       {"expert"}})),
       bias_rate_(options.real("bias_rate")),
       route_scale_(options.real("route_scale")),
       groups_(place, options) {}

@@ -32,7 +32,8 @@ ParameterHandle add_table(const RouterPlace& place, const std::string& rule,
     for (double& e : table) e = (2 * e + 1) / place.experts - 1;
     initializer = Initializer::given(std::move(table));
   }
-  return store.add({place.name + ".table", {vocabulary}, initializer, false, false, true});
+  return store.add({place.name + ".table", {vocabulary}, initializer, false, false, true,
+                    {"vocabulary"}});
 }
 
 }  // namespace

@@ -290,7 +290,8 @@ NoisyTopKRouter<T>::NoisyTopKRouter(const RouterPlace& place, const RouterOption
            Initializer::constant(0),
            true,
            false,
-           false})),
+           false,
+           {"expert", "channel"}})),
       importance_(options.real("importance")),
       load_(options.real("load")),
       rule_{place.experts, place.k, false, detail::GroupLimit(place.experts)} {}

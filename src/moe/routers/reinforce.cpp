@@ -32,7 +32,7 @@ ReinforceRouter<T>::ReinforceRouter(const RouterPlace& place, const RouterOption
     : detail::SampledGateRouter<T>(rule, place, options, store),
       decay_(options.real("baseline_decay")),
       baseline_(store.add({place.name + ".baseline", {2}, Initializer::constant(0), false, false,
-                           true})),
+                           true, {"moment"}})),
       gathered_("kokomoe::moe::reinforce", 2) {}
 
 template <class T>

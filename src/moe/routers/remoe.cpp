@@ -58,7 +58,8 @@ RemoeRouter<T>::RemoeRouter(const RouterPlace& place, const RouterOptions& optio
                          Initializer::constant(options.real("regularization")),
                          false,
                          false,
-                         true})),
+                         true,
+                         {"one"}})),
       growth_(options.real("growth")) {}
 
 template <class T>

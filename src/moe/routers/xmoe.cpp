@@ -129,13 +129,14 @@ XMoeRouter<T>::XMoeRouter(const RouterPlace& place, const RouterOptions& options
              experts = static_cast<std::size_t>(place.experts);
   projection_ = store.add({place.name + ".projection", {width, d},
                            Initializer::normal(1 / std::sqrt(static_cast<double>(d))), true, false,
-                           false});
+                           false, {"width", "channel"}});
   vectors_ = store.add({place.name + ".vectors", {experts, width},
                         Initializer::normal(1 / std::sqrt(static_cast<double>(width))), true, false,
-                        false});
+                        false, {"expert", "width"}});
   log_temperature_ =
       store.add({place.name + ".log_temperature", {1},
-                 Initializer::constant(-std::log(options.real("temperature"))), false, false, false});
+                 Initializer::constant(-std::log(options.real("temperature"))), false, false, false,
+                 {"one"}});
 }
 
 template <class T>
