@@ -18,8 +18,8 @@ bool makes_model(const std::string& key) {
   return key.starts_with("model/") || key.starts_with("moe/") || key.starts_with("run/");
 }
 
-/// Keys whose other value is another model, whether its tensors have the same shapes or not. Dropout,
-/// losses, draws and the routers' options may change on the way.
+/// Keys whose other value is another model, whether its tensors have the same shapes or not.
+/// Dropout, losses, draws and the routers' options may change on the way.
 bool makes_another_model(const std::string& key) {
   if (key == "model/dropout" || key == "model/attention_dropout") return false;
   if (key.starts_with("model/") || key == "run/precision" || key == "run/task") return true;

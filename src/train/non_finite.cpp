@@ -26,8 +26,9 @@ std::int64_t count_non_finite(const ExecutionSpace& space, const Vector<const T>
 std::string tensor_and_layer(const std::string& name) {
   const std::string prefix = "blocks.";
   std::string text = "\"" + name + "\"";
+  const std::size_t first = prefix.size();
   if (name.starts_with(prefix))
-    text += " of layer " + name.substr(prefix.size(), name.find('.', prefix.size()) - prefix.size());
+    text += " of layer " + name.substr(first, name.find('.', first) - first);
   return text;
 }
 

@@ -122,8 +122,8 @@ LoadedModel<T> load_language_model(const std::string& run_or_step,
                            " rank(s): every rank holds all experts");
   }
   if (looks_ahead(config))
-    loaded.notes.push_back("this model's outputs depend on later tokens: its losses are not those of "
-                           "a causal model");
+    loaded.notes.push_back("this model's outputs depend on later tokens: its losses are not those "
+                           "of a causal model");
   loaded.tokenizer = detail::tokenizer_of(read_manifest(folder));
   config.model.vocabulary = loaded.tokenizer->vocabulary();
   loaded.model = std::make_unique<LanguageModel<T>>(config, communicator, std::nullopt);

@@ -117,7 +117,8 @@ void Watchdog::State::watch() {
     publish();
     const auto now = SteadyClock::now();
     // A process that was stopped itself (a suspended job) has not stood still for that long.
-    still += std::min<double>(std::chrono::duration<double>(now - before).count(), 2 * tick.count());
+    const double passed = std::chrono::duration<double>(now - before).count();
+    still += std::min(passed, 2 * tick.count());
     before = now;
     if (beats() != last) {
       last = beats();

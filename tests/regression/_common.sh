@@ -50,7 +50,7 @@ kokomoe() { "$KOKOMOE_PROGRAM" "$@"; }
 rows() { sed -E 's/"(tokens_per_second|seconds)": ?[^,}]*,?//g' "$1/metrics.jsonl"; }
 
 # start [FOLDER/]NAME OPTIONS...: a training in the background with that run folder and the output
-# NAME.txt. Its process is $pid. Through a pipe: limits on files and disks are not for what it prints.
+# NAME.txt. Its process is $pid. Through a pipe: limits on files are not for what it prints.
 start() {
   local folder="$1" output="${1##*/}.txt"
   shift

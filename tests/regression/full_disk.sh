@@ -2,9 +2,9 @@
 # SPDX-FileCopyrightText: Kokomoe authors
 # SPDX-License-Identifier: BSD-3-Clause
 
-# A disk that fills up while a run saves: it stops or goes on, as the deck says, the older checkpoint
-# is whole, and saves work again when there is room. On a small file system of memory, in a mount
-# namespace of the script's own.
+# A disk that fills up while a run saves: it stops or goes on, as the deck says, the older
+# checkpoint is whole, and saves work again when there is room. On a small file system of memory, in
+# a mount namespace of the script's own.
 if [[ -z "${KOKOMOE_SMALL_DISK:-}" ]]; then
   if ! unshare -rm true 2>/dev/null; then
     echo "no mount namespaces here: nothing to fill" >&2

@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: Kokomoe authors
 # SPDX-License-Identifier: BSD-3-Clause
 
-# A file checkpoint_now saves and the run goes on; updates that are not finite are left out or end the
-# run, as the deck says.
+# A file checkpoint_now saves and the run goes on; updates that are not finite are left out or end
+# the run, as the deck says.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 # checkpoint_now: the step line tells how long the save took, with an evaluation and without.
@@ -34,7 +34,8 @@ await '^kokomoe: metrics/metrics.jsonl: cannot be written: File too large' metri
 # A learning rate that blows up. Step, layer and tensor are named; nine may be left out in a row.
 blow_up=(optimizer/learning_rate=1e6 optimizer/warmup=0 optimizer/schedule=constant train/clip=0
          train/steps=40)
-expect 1 'kokomoe: update [0-9]+: loss .*not finite: ("embedding.weight"|".*" of layer [01]) \([0-9]+ of' \
+tensor='("embedding.weight"|".*" of layer [01])'
+expect 1 "kokomoe: update [0-9]+: loss .*not finite: $tensor \\([0-9]+ of" \
   kokomoe train -i deck.toml -d nan_stop "${blow_up[@]}"
 expect 1 'that makes 10 in a row' \
   kokomoe train -i deck.toml -d nan_skip "${blow_up[@]}" train/on_non_finite=skip checkpoint/every=1

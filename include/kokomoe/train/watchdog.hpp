@@ -18,8 +18,8 @@ namespace kokomoe {
 /// code 1; the launcher, or their own watchdogs, end the others.
 class Watchdog {
  public:
-  /// `seconds` without progress are too many; 0 = no watchdog, and nothing happens here. Collective.
-  /// Throws Error when RUN/heartbeat cannot be written to.
+  /// `seconds` without progress are too many; 0 = no watchdog, and nothing happens here.
+  /// Collective. Throws Error when RUN/heartbeat cannot be written to.
   Watchdog(const std::string& run_folder, double seconds, const Communicator& communicator);
   /// Removes this rank's file. Not collective.
   ~Watchdog();

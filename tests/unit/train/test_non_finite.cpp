@@ -91,7 +91,8 @@ TEST_CASE("values that grow too large are named by layer and gradient", "[train]
 
 TEST_CASE("an update that is not finite is left out when the deck says so", "[train]") {
   const std::string router =
-      GENERATE("sparsemixer", "default_moe", "reinforce", "deepseek_v3", "remoe", "quantile_balance");
+      GENERATE("sparsemixer", "default_moe", "reinforce", "deepseek_v3", "remoe",
+               "quantile_balance");
   INFO(router);
   const TinyTraining tiny;
   const std::vector<std::string> overrides{"moe/router=" + router, "train/on_non_finite=skip",
