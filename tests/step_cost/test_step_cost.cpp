@@ -106,12 +106,12 @@ TEST_CASE("an update copies to the host offsets, statistics and norm, and nothin
           ++offsets;
         else if (begins(copy.from, "kokomoe::train::statistics"))
           ++statistics;
-        else if (copy.bytes == sizeof(double))
+        else if (copy.bytes == 2 * sizeof(double))
           ++norms;
         else
           ++others;
       }
-      // To the host: E + 1 integers of each MoE layer, the losses, one norm.
+      // To the host: E + 1 integers of each MoE layer, the losses, two sums of squares.
       CHECK(offsets == study.micro_batches * study.sparse);
       CHECK(statistics == 1);
       CHECK(norms == 1);
