@@ -166,6 +166,11 @@ class Checker {
                                           "expected section/key=value", ""));
       return;
     }
+    // The effective deck could not be read again.
+    if (const auto broken = find_broken_utf8(text); broken != std::string::npos) {
+      errors_.push_back(point_at_override(text, broken + 1, 1, "this is not UTF-8", ""));
+      return;
+    }
     const std::string name = text.substr(0, equals);
     const KeySpec* key = state_->schema.find(name);
     if (key == nullptr) {

@@ -237,9 +237,36 @@ std::vector<std::string> split_lines(const std::string& text) {
   return lines;
 }
 
+std::size_t find_broken_utf8(const std::string& text) {
+  const auto byte = [&](std::size_t i) -> unsigned {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0;
+  };
+  for (std::size_t i = 0; i < text.size();) {
+    const unsigned lead = byte(i);
+    if ((lead >= 0x80 && lead < 0xc2) || lead > 0xf4) return i;
+    const std::size_t more = lead < 0x80 ? 0 : lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
+    for (std::size_t k = 1; k <= more; ++k)
+      if ((byte(i + k) & 0xc0) != 0x80) return i;
+    // Longer than needed, halves of UTF-16, beyond the last code point.
+    const unsigned second = byte(i + 1);
+    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
+        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f))
+      return i;
+    i += 1 + more;
+  }
+  return std::string::npos;
+}
+
 std::vector<TomlItem> read_toml(const std::string& text, const std::string& name) {
   const std::vector<std::string> lines = split_lines(text);
   check_nesting(lines);
+  // TOML is UTF-8, and toml11 3.7 reads out of bounds to say so.
+  if (const auto broken = find_broken_utf8(text); broken != std::string::npos) {
+    const std::string before = text.substr(0, broken);
+    const std::size_t begin = before.rfind('\n') + 1;  // 0 where there is none
+    const auto line = static_cast<std::size_t>(std::count(before.begin(), before.end(), '\n'));
+    throw TomlSyntaxError{"this is not UTF-8", {line + 1, broken - begin + 1, 1}};
+  }
   // toml11 3.7 reads past the end of an empty text, or of one that a NUL or a CR ends.
   if (const auto nul = text.find('\0'); nul != std::string::npos) {
     const auto line = static_cast<std::size_t>(

@@ -40,6 +40,9 @@ struct TomlSyntaxError {
 /// Lines of a text without their ends.
 std::vector<std::string> split_lines(const std::string& text);
 
+/// Where a text stops being UTF-8; npos when all of it is.
+std::size_t find_broken_utf8(const std::string& text);
+
 /// All items, tables before their contents. Throws TomlSyntaxError. Holds the only use of toml11,
 /// whose versions 3 and 4 differ.
 std::vector<TomlItem> read_toml(const std::string& text, const std::string& name);

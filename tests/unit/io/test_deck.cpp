@@ -5,6 +5,7 @@
 #include "support/catch.hpp"
 #include "support/temporary_folder.hpp"
 
+#include <cstring>
 #include <limits>
 
 using namespace kokomoe;
@@ -161,6 +162,41 @@ TEST_CASE("syntax errors name file and line", "[deck]") {
   CHECK(error_of("[moe]\nexperts = " + std::string(100000, '[') + "\n").size() < 400);
   CHECK_THAT(error_of(std::string("[moe]\n\0x = 1", 12)),
              contains("x.toml:2:1: error: a zero byte"));
+  // Text may end in quotes itself: these brackets are outside of it.
+  CHECK_THAT(error_of("x = ['''a'''', " + std::string(100000, '[')),
+             contains("brackets are nested too deeply"));
+  std::string key = "a";
+  for (int i = 0; i < 10000; ++i) key += ".a";
+  CHECK_THAT(error_of(key + " = 1"), contains("x.toml:1:130: error: a key has too many parts"));
+  CHECK_THAT(error_of("#" + std::string(200000, 'x')),
+             contains("x.toml: error: larger than 131072 bytes: this is no deck"));
+}
+
+TEST_CASE("decks are UTF-8", "[deck]") {
+  for (const char* text :
+       {"\xff", "\xc0\x80", "\xe9", "\xe0\x80\x80", "\xed\xa0\x80", "\xf0\x80\x80\x80",
+        "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\x80", "\xe2\x82"}) {
+    for (const char* quote : {"'", "\"", "'''", "\"\"\""})
+      CHECK_THAT(error_of(std::string("[data]\ncache = ") + quote + text + quote),
+                 contains("x.toml:2:" + std::to_string(9 + std::strlen(quote)) +
+                          ": error: this is not UTF-8"));
+    CHECK_THAT(error_of("", {std::string("data/cache=") + text}),
+               contains("override: error: this is not UTF-8"));
+  }
+  const std::string good = "\xc3\xa9 \xe2\x82\xac \xed\x9f\xbf \xf0\x9f\x98\x80 \xf4\x8f\xbf\xbf";
+  CHECK(Deck::parse("[data]\ncache = '" + good + "'", "x", schema()).text("data/cache") == good);
+}
+
+TEST_CASE("integers that do not fit are not cut", "[deck]") {
+  for (const char* text : {"99999999999999999999", "-99999999999999999999", "0xffffffffffffffffff"})
+    CHECK_THAT(error_of(std::string("[run]\nseed = ") + text),
+               contains("\"run/seed\" must be an integer, not an integer beyond 64 bits"));
+  Schema lists;
+  lists.add(KeySpec::numbers("scales", {1}, "any"));
+  CHECK_THROWS_AS(Deck::parse("scales = [1, 99999999999999999999]", "x.toml", lists), InputError);
+  // As real numbers they fit, and stay what they are.
+  const Deck deck = Deck::parse("scales = [3, -0.0, 99999999999999999999.0]", "x.toml", lists);
+  CHECK(deck.toml("scales") == "[3, -0.0, 1e+20]");
 }
 
 TEST_CASE("decks of any size and shape are read or refused", "[deck]") {
