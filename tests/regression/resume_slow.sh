@@ -8,7 +8,7 @@
 # threads and on 1, 2 and 4 ranks, experts on every rank and in blocks.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 settings=(train/steps=100 train/eval_every=20 model/dropout=0.1 train/accumulate=2 moe/experts=5
-          checkpoint/every=37 checkpoint/keep=3)
+          checkpoint/every=37 checkpoint/keep=20)
 
 # whole_and_broken NAME LAUNCHER... -- SETTINGS...
 whole_and_broken() {
@@ -22,7 +22,10 @@ whole_and_broken() {
   "${launcher[@]}" "$KOKOMOE_PROGRAM" train -i deck.toml -d "whole_$name" "${settings[@]}" "$@" \
     >"$name.txt" 2>&1 || { cat "$name.txt" >&2; fail "$name"; }
   cp -r "whole_$name" "broken_$name"
-  rm -r "broken_$name"/checkpoints/step_{74,100}
+  for step in "broken_$name"/checkpoints/step_*; do
+    ((${step##*_} <= 37)) || rm -r "$step"
+  done
+  rm -f "broken_$name"/checkpoints/best
   echo step_37 >"broken_$name/checkpoints/latest"
   "${launcher[@]}" "$KOKOMOE_PROGRAM" train -d "broken_$name" -r last >"$name.txt" 2>&1 ||
     { cat "$name.txt" >&2; fail "$name, resumed"; }
