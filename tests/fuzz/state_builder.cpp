@@ -159,7 +159,7 @@ class Builder {
     const std::size_t which = bytes_.below(24);
     if (which < std::size(names)) return names[which];
     if (which == 23) return std::string(1020 + bytes_.below(8), 'n');
-    if (which == 22) return std::string(60000, 'n');
+    if (which == 22) return std::string(5000, 'n');  // HDF5 copies paths at every step
     std::string text = bytes_.text(bytes_.below(12));
     // HDF5 would split or cut it there.
     std::replace(text.begin(), text.end(), '/', '_');
