@@ -50,7 +50,8 @@ for target in "${targets[@]}"; do
   found=build/fuzz/corpus/$target
   mkdir -p "$found" build/fuzz/findings
   options=(-max_total_time="$seconds" -timeout=20 -malloc_limit_mb=256 -rss_limit_mb=2048
-    -max_len=4096 -len_control=20 -print_final_stats=1 -artifact_prefix="build/fuzz/findings/$target-")
+    -max_len=4096 -len_control=20 -print_final_stats=1
+    -artifact_prefix="build/fuzz/findings/$target-")
   [[ ! -f tests/fuzz/$target.dict ]] || options+=(-dict="tests/fuzz/$target.dict")
   log=build/fuzz/$target.log
   if build/fuzz/tests/fuzz_"$target" "${options[@]}" "$found" "tests/fuzz/corpus/$target" \
