@@ -7,8 +7,8 @@
     scripts/exchange_model.py exchange.json
 
 One exchange of B bytes a rank among P ranks costs alpha (P - 1) + B (P - 1) / P / beta when flat.
-By node, with S ranks on each of N nodes: the same within a node and between nodes, each with its
-own alpha and beta, and one more pass through memory. A layer's update is four exchanges (rows
+By node, with S ranks on each of N nodes: the same within a node, then between nodes, each with its
+own alpha and beta, and one more pass through memory between the two. A layer's update is four exchanges (rows
 there and back, gradients there and back) and the experts' arithmetic. docs/scaling.md says more.
 """
 
