@@ -5,6 +5,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/gemm.hpp"
+#include "kokomoe/core/placement.hpp"
 #include "kokomoe/moe/moe_layer.hpp"
 
 #include <algorithm>
@@ -211,6 +212,8 @@ int bench_layer(const LayerOptions& options) {
   const double matrices = activation == Activation::swiglu ? 3 : 2;
   const double row_flops = 2.0 * matrices * options.d_model * options.d_hidden * 3;
   std::FILE* const table = options.json == "-" ? stderr : stdout;
+  if (const std::string warning = placement_warning(); !warning.empty())
+    std::fprintf(table, "%s\n", warning.c_str());
   std::fprintf(table,
                "%s; T %d, d %d, h %d, %s; GEMM %.1f GFLOP/s, stream %.1f GB/s (medians of %d)\n",
                gemm_library().c_str(), options.tokens, options.d_model, options.d_hidden,

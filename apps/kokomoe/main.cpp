@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
 #include "command.hpp"
-#include "fast_blas.hpp"
+#include "process_start.hpp"
 
 #include "kokomoe/config.hpp"
 #include "kokomoe/core/error.hpp"
@@ -159,6 +159,9 @@ int main(int argc, char** argv) {
   }
   int kokkos_count = static_cast<int>(for_kokkos.size());
   for_kokkos.push_back(nullptr);
+#ifndef KOKKOS_ENABLE_OPENMP
+  kokomoe::app::undo_openmp_binding();
+#endif
   Kokkos::initialize(kokkos_count, for_kokkos.data());
   int code = 0;
   {

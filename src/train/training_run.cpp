@@ -5,6 +5,7 @@
 #include "kokomoe/config.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/gemm.hpp"
+#include "kokomoe/core/placement.hpp"
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/train/data_files.hpp"
@@ -14,7 +15,6 @@
 #include "train/checkpoint_deck.hpp"
 #include "train/training_loop.hpp"
 
-#include <algorithm>
 #include <algorithm>
 #include <filesystem>
 
@@ -37,6 +37,8 @@ std::string start_banner(const Communicator& communicator) {
                      " with " + std::to_string(ExecutionSpace().concurrency()) +
                      " thread(s), " + std::to_string(communicator.size()) + " rank(s)\nGEMM: " +
                      gemm_library();
+  const std::string warning = placement_warning();
+  if (!warning.empty()) text += "\n" + warning;
   return text;
 }
 

@@ -9,4 +9,9 @@ namespace kokomoe::app {
 /// value that the user gave is left alone. Call first in main; returns when there is nothing to do.
 void start_with_fast_blas(char** argv);
 
+/// With OMP_PROC_BIND set, the OpenMP library (a BLAS brings it) binds this thread to one core when it
+/// is loaded, and threads of another kind that start from here inherit that one core. This gives the
+/// thread back what the process was given; for backends that are not OpenMP, before they start.
+void undo_openmp_binding();
+
 }  // namespace kokomoe::app

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
-#include "fast_blas.hpp"
+#include "process_start.hpp"
 
 #include "kokomoe/core/gemm.hpp"
 
@@ -11,9 +11,7 @@
 
 namespace {
 
-// With OMP_PROC_BIND set, the OpenMP library binds this thread to one core as soon as it is loaded,
-// and a program started from here would inherit that one core. The mask is read before any library
-// runs code of its own.
+// Read before any library runs code of its own, and with it the OpenMP library.
 cpu_set_t initial_affinity;
 bool have_initial_affinity = false;
 
@@ -29,12 +27,16 @@ void record_affinity(int, char**, char**) {
 
 namespace kokomoe::app {
 
+void undo_openmp_binding() {
+  if (have_initial_affinity) sched_setaffinity(0, sizeof initial_affinity, &initial_affinity);
+}
+
 void start_with_fast_blas(char** argv) {
   const std::string core = better_openblas_core();
   if (core.empty() || !have_initial_affinity || std::getenv("OPENBLAS_CORETYPE") != nullptr)
     return;
   setenv("OPENBLAS_CORETYPE", core.c_str(), 1);
-  sched_setaffinity(0, sizeof initial_affinity, &initial_affinity);
+  undo_openmp_binding();
   execv("/proc/self/exe", argv);
   unsetenv("OPENBLAS_CORETYPE");  // no /proc here: run on; the banner says that GEMM is slow
 }
