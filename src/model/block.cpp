@@ -31,7 +31,8 @@ Block<T>::Block(const BlockConfig& config, const Rotary<T>* rotary, ParameterSto
     moe_.emplace(config.moe, config.layer, store, name + ".moe");
   else
     ffn_.emplace(ExpertsConfig{1, config.moe.d_model, config.moe.d_hidden, config.moe.activation,
-                               config.moe.bias, false, config.moe.output_scale},
+                               config.moe.bias, false, config.moe.output_scale,
+                               config.moe.kernels},
                  store, name + ".ffn");
 }
 

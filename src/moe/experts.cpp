@@ -5,6 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/core/rows_of.hpp"
+#include "moe/expert_blocks.hpp"
 
 #include <cmath>
 
@@ -23,6 +24,23 @@ std::string to_string(Activation activation) {
     case Activation::gelu: return "gelu";
     default: return "swiglu";
   }
+}
+
+ExpertKernels parse_expert_kernels(const std::string& name) {
+  if (name == "auto") return ExpertKernels::automatic;
+  if (name == "gemm") return ExpertKernels::gemm;
+  if (name != "blocks")
+    throw InputError("unknown expert kernels \"" + name + "\": choose auto, blocks or gemm");
+  if (!KOKOMOE_EXPERT_BLOCKS)
+    throw InputError("expert kernels \"blocks\" run on hosts, with GCC or Clang: choose gemm");
+  return ExpertKernels::blocks;
+}
+
+std::string to_string(ExpertKernels kernels) {
+  if (kernels == ExpertKernels::automatic)
+    kernels = KOKOMOE_EXPERT_BLOCKS ? ExpertKernels::blocks : ExpertKernels::gemm;
+  return kernels == ExpertKernels::blocks ? "blocks of rows, a core each"
+                                          : "one GEMM for each expert";
 }
 
 namespace {
@@ -210,6 +228,23 @@ Matrix<T> experts_of(const Matrix<T>& stacked, std::size_t experts, int first, i
 
 }  // namespace
 
+#if KOKOMOE_EXPERT_BLOCKS
+template <class T>
+bool Experts<T>::by_blocks(const RowArithmetic& how) const {
+  return !how.layout_free && config_.kernels != ExpertKernels::gemm;
+}
+
+template <class T>
+detail::ExpertTensors<const T> Experts<T>::tensors(std::size_t local, Part part) const {
+  const auto of = [&](ParameterHandle handle) {
+    return handle.valid()
+               ? experts_of(Matrix<const T>(store_->value(handle)), local, part.first, part.end)
+               : Matrix<const T>();
+  };
+  return {of(w1_), of(b1_), of(w2_), of(b2_)};
+}
+#endif
+
 template <class T>
 void Experts<T>::begin(Arena& saved_arena, const Matrix<const T>& rows, const RowArithmetic& how,
                        Saved& saved) const {
@@ -238,12 +273,19 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
                                       static_cast<std::size_t>(part.end - part.first) + 1);
   ArenaScope scope(scratch);
   const auto h = static_cast<std::size_t>(config_.d_hidden);
-  const Matrix<T> active = scratch.matrix<T>(n, h);
   const auto parameter = [&](ParameterHandle handle) {
     return experts_of(Matrix<const T>(store_->value(handle)), local, part.first, part.end);
   };
   const Matrix<T> hidden = rows_of(saved.hidden, begin, end);
   const Matrix<T> out_rows = rows_of(out, begin, end);
+#if KOKOMOE_EXPERT_BLOCKS
+  if (by_blocks(saved.how)) {
+    detail::forward_blocks<T>(space, scratch, config_.activation, tensors(local, part), groups,
+                              rows_of(saved.rows, begin, end), hidden, out_rows);
+    return;
+  }
+#endif
+  const Matrix<T> active = scratch.matrix<T>(n, h);
   multiply_groups<T>(space, scratch, saved.how, Transpose::yes, rows_of(saved.rows, begin, end),
                      parameter(w1_), hidden, groups);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
@@ -313,6 +355,22 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
   const auto gradient = [&](ParameterHandle handle, bool add) {
     return ExpertGradients{handle, part.first, part.end, add};
   };
+#if KOKOMOE_EXPERT_BLOCKS
+  if (by_blocks(saved.how)) {
+    const auto of_part = [&](ParameterHandle handle) {
+      return handle.valid() ? experts_of(store_->gradient(handle), local, part.first, part.end)
+                            : Matrix<T>();
+    };
+    detail::backward_blocks<T>(space, scratch, config_.activation, tensors(local, part), groups,
+                               rows_of(saved.rows, begin, end),
+                               rows_of(Matrix<const T>(saved.hidden), begin, end),
+                               rows_of(d_out, begin, end), rows_of(row_weight, begin, end),
+                               rows_of(d_rows, begin, end), rows_of(d_row_weight, begin, end),
+                               {of_part(w1_), of_part(b1_), of_part(w2_), of_part(b2_)},
+                               {adds.w1, adds.b1, adds.w2, adds.b2});
+    return;
+  }
+#endif
   const auto h = static_cast<std::size_t>(config_.d_hidden);
   const Matrix<T> d_active = scratch_rows(h);
   const Matrix<T> active = scratch_rows(h);

@@ -47,7 +47,7 @@ const MoeConfig& possible(const MoeConfig& config) {
 
 ExpertsConfig experts_config(const MoeConfig& config) {
   return {config.experts, config.d_model, config.d_hidden, config.activation,
-          config.bias,    true,           config.output_scale};
+          config.bias,    true,           config.output_scale, config.kernels};
 }
 
 /// y(t, c) = gain(c) x(t, c). y may be x.
@@ -107,7 +107,8 @@ MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& sto
       limited_(config.capacity_factor > 0 && !router_info(config.router).own_capacity) {
   if (config.shared_experts > 0)
     shared_.emplace(ExpertsConfig{1, config.d_model, config.d_hidden * config.shared_experts,
-                                  config.activation, config.bias, false, config.output_scale},
+                                  config.activation, config.bias, false, config.output_scale,
+                                  config.kernels},
                     store, name + ".shared");
   if (config.output_gain)
     gain_ = store.add({name + ".output_gain",

@@ -77,6 +77,7 @@ MoeConfig read_moe(const Deck& deck, std::vector<std::string>& notes) {
   moe.capacity_drop = parse_capacity_drop(deck.text("moe/capacity_drop"));
   moe.routing_group = static_cast<int>(deck.integer("moe/routing_group"));
   moe.shared_experts = static_cast<int>(deck.integer("moe/shared_experts"));
+  moe.kernels = parse_expert_kernels(deck.text("parallel/expert_kernels"));
   moe.causal = true;
   moe.allow_future = deck.boolean("moe/allow_future");
   if (deck.integer("moe/every") == 0) return moe;
@@ -239,6 +240,9 @@ Schema language_model_schema(const std::string& router) {
                          "how rows travel; auto = by node where there are several")
                .choice({"auto", "flat", "node"}))
       .add(KeySpec::integer("parallel/ranks_per_node", 0, "0 = as MPI says").range(0, 65536))
+      .add(KeySpec::text("parallel/expert_kernels", "auto",
+                         "how feed-forward layers multiply: blocks of rows, or a GEMM an expert")
+               .choice({"auto", "blocks", "gemm"}))
       .add(KeySpec::text("parallel/staging", "auto",
                          "host = through host memory even where MPI reads the device")
                .choice({"auto", "host"}))

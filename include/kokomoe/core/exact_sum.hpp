@@ -29,13 +29,14 @@ KOKKOS_INLINE_FUNCTION bool is_part(double x) {
   return Kokkos::abs(x) < part_limit;
 }
 
-/// Adds x, rounded to 2^-76. When x is no part the limbs are rubbish, and the caller must say so.
+/// Adds x, rounded to 2^-76. What is no part adds nothing, and the caller must say so.
 /// The products are exact, so fused multiply-adds change nothing.
 KOKKOS_INLINE_FUNCTION void add(double x, std::int64_t& high, std::int64_t& low) {
   // 1.5 2^52: after adding it, a number's last bits are the nearest whole number. Unlike a
   // conversion this vectorises on every CPU.
   constexpr double shift = 6755399441055744.0;
   constexpr std::int64_t shift_bits = 0x4338000000000000;
+  x = is_part(x) ? x : 0.0;
   const double a = x * 0x1p26 + shift;
   const double rest = x - (a - shift) * 0x1p-26;
   const double b = rest * 0x1p76 + shift;

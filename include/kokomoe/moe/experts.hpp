@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/arena.hpp"
 #include "kokomoe/moe/activation.hpp"
+#include "kokomoe/moe/expert_kernels.hpp"
 #include "kokomoe/moe/grouped_products.hpp"
 #include "kokomoe/parameters/parameter_store.hpp"
 
@@ -11,6 +12,11 @@
 #include <string>
 
 namespace kokomoe {
+
+namespace detail {
+template <class T>
+struct ExpertTensors;
+}
 
 struct ExpertsConfig {
   int experts = 1;     ///< E, over all ranks
@@ -20,6 +26,7 @@ struct ExpertsConfig {
   bool bias = false;
   bool sharded = true; ///< distributed over the expert group; a dense feed-forward is not
   double output_scale = 1;  ///< multiplies the deviation of w2's initial values
+  ExpertKernels kernels = ExpertKernels::automatic;
 };
 
 /// Two-matrix feed-forward networks, one for each group of rows:
@@ -31,7 +38,7 @@ class Experts {
  public:
   struct Saved {
     Matrix<const T> rows;   ///< (n, d) the input rows, sorted by expert
-    Matrix<T> hidden;       ///< (n, h or 2h) x W1^T, without bias
+    Matrix<T> hidden;       ///< (n, h or 2h) the hidden layer before its activation
     RowArithmetic how;      ///< segments: needed by backward alone
   };
 
@@ -77,6 +84,9 @@ class Experts {
   const ExpertsConfig& config() const { return config_; }
 
  private:
+  bool by_blocks(const RowArithmetic& how) const;
+  detail::ExpertTensors<const T> tensors(std::size_t local, Part part) const;
+
   ExpertsConfig config_;
   ParameterStore<T>* store_;
   ParameterHandle w1_, b1_, w2_, b2_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kokomoe/moe/activation.hpp"
+#include "kokomoe/moe/expert_kernels.hpp"
 #include "kokomoe/moe/router_registry.hpp"
 
 #include <cstdint>
@@ -55,6 +56,7 @@ struct MoeConfig {
   bool group_over_ranks = false;
   int shared_experts = 0;  ///< always on, added to the routed sum
   double output_scale = 1; ///< multiplies the deviation of w2's initial values
+  ExpertKernels kernels = ExpertKernels::automatic;
   bool causal = false;        ///< the model's outputs may not depend on later tokens
   bool allow_future = false;  ///< let them all the same
   int vocabulary = 0;         ///< V, for routers by token id

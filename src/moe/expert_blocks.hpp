@@ -1,0 +1,52 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/core/arena.hpp"
+#include "kokomoe/core/row_kernels.hpp"
+#include "kokomoe/moe/activation.hpp"
+
+#include <span>
+
+// Hosts whose compiler has vector types; elsewhere experts multiply through the grouped GEMM.
+#if !KOKOMOE_TEAM_ROWS && (defined(__GNUC__) || defined(__clang__))
+#define KOKOMOE_EXPERT_BLOCKS 1
+#else
+#define KOKOMOE_EXPERT_BLOCKS 0
+#endif
+
+/// Experts as units of work that one core takes whole: a block of rows goes through both matrices and
+/// the activation while it lies in the core's cache, and weights are read where they lie, once for
+/// each block. A library's GEMM packs them first, which for an expert with few rows costs as much as
+/// the product. No result depends on how many cores share the work.
+namespace kokomoe::detail {
+
+/// The stacked tensors of E experts: w1 (E width, d), b1 (E, width), w2 (E d, h), b2 (E, d); no biases:
+/// empty. T may be const.
+template <class T>
+struct ExpertTensors {
+  Matrix<T> w1, b1, w2, b2;
+};
+
+/// Whether a gradient adds to what is there or replaces it.
+struct ExpertAdds {
+  bool w1 = false, b1 = false, w2 = false, b2 = false;
+};
+
+/// See Experts::forward. `hidden` (n, width) gets the pre-activations, bias included, in an order of
+/// its own that backward_blocks knows, given equal `offsets`.
+template <class T>
+void forward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
+                    const ExpertTensors<const T>& parameters, std::span<const int> offsets,
+                    const Matrix<const T>& rows, const Matrix<T>& hidden, const Matrix<T>& out);
+
+/// See Experts::backward.
+template <class T>
+void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
+                     const ExpertTensors<const T>& parameters, std::span<const int> offsets,
+                     const Matrix<const T>& rows, const Matrix<const T>& hidden,
+                     const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                     const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
+                     const ExpertTensors<T>& gradients, const ExpertAdds& adds);
+
+}  // namespace kokomoe::detail

@@ -1,0 +1,230 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/experts.hpp"
+#include "support/catch.hpp"
+#include "support/host_arrays.hpp"
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+
+using namespace kokomoe;
+using namespace kokomoe::test;
+
+namespace {
+
+struct Case {
+  int d, h;
+  Activation activation;
+  bool bias, weighted;
+  std::vector<int> offsets;
+
+  int rows() const { return offsets.back(); }
+  int experts() const { return static_cast<int>(offsets.size()) - 1; }
+  int width() const { return first_width(activation, h); }
+};
+
+// Fewer rows than a vector, none, whole vectors, several blocks; channels that end within vectors,
+// tiles and chunks; more hidden channels than go through at a time.
+const std::vector<Case> cases = {
+    {5, 7, Activation::relu, true, true, {0, 3, 3, 20}},
+    {70, 150, Activation::gelu, true, true, {0, 1, 98, 98, 300, 316}},
+    {48, 130, Activation::swiglu, true, false, {0, 200, 201, 201}},
+    {33, 64, Activation::swiglu, false, true, {0, 97, 130}},
+    {9, 2100, Activation::relu, false, false, {0, 40, 150}},
+    {16, 16, Activation::relu, true, true, {0, 0, 0, 0}},
+};
+
+/// What goes in and what comes out, (n, d) row by row and tensors as they are stored.
+template <class T>
+struct Values {
+  std::vector<T> out, d_rows, d_weight, w1, b1, w2, b2;
+};
+
+template <class T>
+struct Inputs {
+  std::vector<T> rows, d_out, weight;
+
+  explicit Inputs(const Case& c)
+      : rows(Draw(1).many<T>(static_cast<std::size_t>(c.rows() * c.d))),
+        d_out(Draw(2).many<T>(static_cast<std::size_t>(c.rows() * c.d))),
+        weight(Draw(3).many<T>(static_cast<std::size_t>(c.rows()))) {}
+};
+
+template <class T>
+class Layer {
+ public:
+  Layer(const Case& c, ExpertKernels kernels) : case_(c) {
+    ExpertsConfig config{c.experts(), c.d, c.h, c.activation, c.bias};
+    config.kernels = kernels;
+    experts_.emplace(config, store, "e");
+    store.allocate(ExecutionSpace(), 7);
+    if (!c.bias) return;
+    for (const char* name : {"e.b1", "e.b2"}) {
+      const Matrix<T> bias = store.value(store.find(name));
+      fill_device(bias, Draw(5).many<T>(bias.size(), 0.3));
+    }
+  }
+
+  /// Forward once, backward `times` times into the same gradients.
+  Values<T> run(const Inputs<T>& in, int times) {
+    const auto n = static_cast<std::size_t>(case_.rows()), d = static_cast<std::size_t>(case_.d);
+    std::vector<int> expert_of_row;
+    for (int e = 0; e < case_.experts(); ++e)
+      expert_of_row.resize(static_cast<std::size_t>(case_.offsets[static_cast<std::size_t>(e) + 1]), e);
+    const Vector<int> expert = device_vector(expert_of_row);
+    const Matrix<T> rows = device_matrix(n, d, in.rows), d_out = device_matrix(n, d, in.d_out);
+    const Vector<T> weight = case_.weighted ? device_vector(in.weight) : Vector<T>();
+    const Matrix<T> out("out", n, d), d_rows("d_rows", n, d);
+    const Vector<T> d_weight("d_weight", n);
+    Arena saved("saved"), scratch("scratch");
+    typename Experts<T>::Saved state;
+    const ExecutionSpace space;
+    experts_->forward(space, saved, scratch, rows, case_.offsets, expert, out, state);
+    store.begin_update();
+    for (int i = 0; i < times; ++i)
+      experts_->backward(space, scratch, state, case_.offsets, expert, d_out, weight, d_rows,
+                         d_weight);
+    const auto gradient = [&](const char* name) {
+      return case_.bias || name[2] == 'w' ? on_host(store.gradient(store.find(name)))
+                                          : std::vector<T>();
+    };
+    return {on_host(out),     on_host(d_rows),  on_host(d_weight), gradient("e.w1"),
+            gradient("e.b1"), gradient("e.w2"), gradient("e.b2")};
+  }
+
+  ParameterStore<T> store;
+
+ private:
+  Case case_;
+  std::optional<Experts<T>> experts_;
+};
+
+double value(Activation activation, double z, double up) {
+  if (activation == Activation::relu) return z > 0 ? z : 0;
+  if (activation == Activation::gelu) return z * 0.5 * std::erfc(-z / std::sqrt(2.0));
+  return z / (1 + std::exp(-z)) * up;
+}
+
+/// d value / d z; for swiglu by the gate.
+double derivative(Activation activation, double z, double up) {
+  if (activation == Activation::relu) return z > 0 ? 1 : 0;
+  if (activation == Activation::gelu)
+    return 0.5 * std::erfc(-z / std::sqrt(2.0)) +
+           z * std::exp(-0.5 * z * z) / std::sqrt(2 * std::acos(-1.0));
+  const double sigmoid = 1 / (1 + std::exp(-z));
+  return up * sigmoid * (1 + z * (1 - sigmoid));
+}
+
+/// The definition, row by row in double.
+template <class T>
+Values<double> expected(const Case& c, const Inputs<T>& in, ParameterStore<T>& store) {
+  const int d = c.d, h = c.h, width = c.width();
+  const auto read = [&](const char* name) {
+    return c.bias || name[2] == 'w' ? on_host(store.value(store.find(name))) : std::vector<T>();
+  };
+  const auto w1 = read("e.w1"), b1 = read("e.b1"), w2 = read("e.w2"), b2 = read("e.b2");
+  const auto zeros = [](std::size_t n) { return std::vector<double>(n, 0); };
+  Values<double> v{zeros(in.rows.size()), zeros(in.rows.size()), zeros(in.weight.size()),
+                   zeros(w1.size()),      zeros(b1.size()),      zeros(w2.size()),
+                   zeros(b2.size())};
+  const auto at = [](auto... i) { return static_cast<std::size_t>((i + ...)); };
+  for (int e = 0; e < c.experts(); ++e)
+    for (int r = c.offsets[at(e)]; r < c.offsets[at(e, 1)]; ++r) {
+      const double weight = c.weighted ? static_cast<double>(in.weight[at(r)]) : 1;
+      std::vector<double> z(at(width)), a(at(h));
+      for (int j = 0; j < width; ++j) {
+        z[at(j)] = c.bias ? static_cast<double>(b1[at(e * width, j)]) : 0;
+        for (int i = 0; i < d; ++i)
+          z[at(j)] += static_cast<double>(w1[at((e * width + j) * d, i)]) *
+                      static_cast<double>(in.rows[at(r * d, i)]);
+      }
+      const auto up = [&](int j) { return width == h ? 0 : z[at(h, j)]; };
+      for (int j = 0; j < h; ++j) a[at(j)] = value(c.activation, z[at(j)], up(j));
+      for (int i = 0; i < d; ++i) {
+        double y = c.bias ? static_cast<double>(b2[at(e * d, i)]) : 0;
+        for (int j = 0; j < h; ++j) y += static_cast<double>(w2[at((e * d + i) * h, j)]) * a[at(j)];
+        v.out[at(r * d, i)] = y;
+        const double g = static_cast<double>(in.d_out[at(r * d, i)]);
+        v.d_weight[at(r)] += g * y;
+        if (c.bias) v.b2[at(e * d, i)] += weight * g;
+        for (int j = 0; j < h; ++j) v.w2[at((e * d + i) * h, j)] += weight * g * a[at(j)];
+      }
+      for (int j = 0; j < h; ++j) {
+        double da = 0;
+        for (int i = 0; i < d; ++i)
+          da += weight * static_cast<double>(in.d_out[at(r * d, i)]) *
+                static_cast<double>(w2[at((e * d + i) * h, j)]);
+        const auto channel = [&](int row, double dz) {
+          if (c.bias) v.b1[at(e * width, row)] += dz;
+          for (int i = 0; i < d; ++i) {
+            v.w1[at((e * width + row) * d, i)] += dz * static_cast<double>(in.rows[at(r * d, i)]);
+            v.d_rows[at(r * d, i)] += dz * static_cast<double>(w1[at((e * width + row) * d, i)]);
+          }
+        };
+        channel(j, da * derivative(c.activation, z[at(j)], up(j)));
+        if (width != h) channel(h + j, da * z[at(j)] / (1 + std::exp(-z[at(j)])));
+      }
+    }
+  return v;
+}
+
+std::vector<ExpertKernels> kernels_here() {
+  std::vector<ExpertKernels> kernels = {ExpertKernels::gemm};
+  if (to_string(ExpertKernels::automatic) == to_string(ExpertKernels::blocks))
+    kernels.push_back(ExpertKernels::blocks);
+  return kernels;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("experts multiply as they are defined, with either kernels", "[experts]", float,
+                   double) {
+  using T = TestType;
+  const double tolerance = 4000 * static_cast<double>(std::numeric_limits<T>::epsilon());
+  for (const ExpertKernels kernels : kernels_here())
+    for (const Case& c : cases) {
+      CAPTURE(to_string(kernels), c.d, c.h, c.offsets);
+      const Inputs<T> in(c);
+      Layer<T> layer(c, kernels);
+      const Values<double> right = expected(c, in, layer.store);
+      for (const int times : {1, 2}) {
+        CAPTURE(times);
+        const Values<T> got = layer.run(in, times);
+        const auto summed = [&](std::vector<double> x) {
+          for (double& y : x) y *= times;
+          return x;
+        };
+        CHECK(worst_error(got.out, right.out, 1.0) < tolerance);
+        CHECK(worst_error(got.d_rows, right.d_rows, 1.0) < tolerance);
+        CHECK(worst_error(got.d_weight, right.d_weight, 1.0) < tolerance);
+        CHECK(worst_error(got.w1, summed(right.w1), 1.0) < tolerance);
+        CHECK(worst_error(got.b1, summed(right.b1), 1.0) < tolerance);
+        CHECK(worst_error(got.w2, summed(right.w2), 1.0) < tolerance);
+        CHECK(worst_error(got.b2, summed(right.b2), 1.0) < tolerance);
+      }
+    }
+}
+
+TEST_CASE("names of expert kernels", "[experts]") {
+  CHECK(parse_expert_kernels("auto") == ExpertKernels::automatic);
+  CHECK(parse_expert_kernels("gemm") == ExpertKernels::gemm);
+  CHECK(message_of<InputError>([] { parse_expert_kernels("best"); }) ==
+        "unknown expert kernels \"best\": choose auto, blocks or gemm");
+}
+
+// For tests/regression/expert_threads.sh, which compares what different numbers of threads write.
+TEST_CASE("what blocks of rows compute, into a file", "[.][write-experts]") {
+  const char* const path = std::getenv("KOKOMOE_WRITE_EXPERTS");
+  REQUIRE(path != nullptr);
+  std::ofstream file(path, std::ios::binary);
+  for (const Case& c : cases) {
+    const Values<float> v = Layer<float>(c, ExpertKernels::automatic).run(Inputs<float>(c), 2);
+    for (const auto* values : {&v.out, &v.d_rows, &v.d_weight, &v.w1, &v.b1, &v.w2, &v.b2})
+      file.write(reinterpret_cast<const char*>(values->data()),
+                 static_cast<std::streamsize>(values->size() * sizeof(float)));
+  }
+  REQUIRE(file.good());
+}
