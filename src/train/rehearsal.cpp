@@ -32,13 +32,7 @@ void require_text(const Deck& deck, const LanguageModelConfig& config) {
 }
 
 template <class T>
-void require_model(const Deck& deck, LanguageModelConfig config) {
-  MoeConfig& moe = config.model.moe;
-  if (config.model.vocabulary == 0)
-    config.model.vocabulary = config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
-  if (moe.token_counts == nullptr)
-    moe.token_counts = std::make_shared<const std::vector<std::int64_t>>(
-        static_cast<std::size_t>(config.model.vocabulary), 0);
+void require_model(const Deck& deck, const LanguageModelConfig& config) {
   ParameterStore<T> store;  // never allocated
   const DecoderLm<T> model(config.model, store);
   for (const std::string& pattern : config.freeze)
@@ -48,14 +42,24 @@ void require_model(const Deck& deck, LanguageModelConfig config) {
 
 }  // namespace
 
+LanguageModelConfig with_stand_ins(LanguageModelConfig config) {
+  MoeConfig& moe = config.model.moe;
+  if (config.model.vocabulary == 0)
+    config.model.vocabulary = config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
+  if (moe.token_counts == nullptr)
+    moe.token_counts = std::make_shared<const std::vector<std::int64_t>>(
+        static_cast<std::size_t>(config.model.vocabulary), 0);
+  return config;
+}
+
 void rehearse_training(const Deck& deck, const LanguageModelConfig& config,
                        const Communicator& communicator) {
   run_on_root(communicator, [&] {
     require_text(deck, config);
     if (config.double_precision)
-      require_model<double>(deck, config);
+      require_model<double>(deck, with_stand_ins(config));
     else
-      require_model<float>(deck, config);
+      require_model<float>(deck, with_stand_ins(config));
   });
 }
 

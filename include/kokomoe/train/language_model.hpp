@@ -71,6 +71,8 @@ class LanguageModel {
   /// What the last micro-batch's forward left, for studies and tests.
   const typename DecoderLm<T>::Saved& saved() const { return state_; }
   std::size_t peak_bytes() const;  ///< device memory: parameters, moments, arenas
+  std::size_t saved_bytes() const { return saved_.high_water(); }      ///< most of it in use so far
+  std::size_t scratch_bytes() const { return scratch_.high_water(); }  ///< likewise
   int arena_growths() const { return saved_.growths() + scratch_.growths(); }
 
  private:

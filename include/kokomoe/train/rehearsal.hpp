@@ -11,6 +11,10 @@
 
 namespace kokomoe {
 
+/// The same with stand-ins for what training finds in its text: the vocabulary, where the deck does
+/// not say, and token counts. Enough to declare the model.
+LanguageModelConfig with_stand_ins(LanguageModelConfig config);
+
 /// Finds before any work, and without memory for a model, what training would refuse later: sizes
 /// that do not go together, train/freeze without a match, a text that is too short. InputError that
 /// points at the key. Its files are known to be there (require_data_files). Collective.

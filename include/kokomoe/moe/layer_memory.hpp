@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/moe/experts.hpp"
+#include "kokomoe/moe/moe_config.hpp"
+
+namespace kokomoe {
+
+/// What the parts of a layer take from the arenas. Each router and each way to multiply keeps what it
+/// likes: small ones are run here and looked at, so that no second description can grow stale.
+
+/// Of one token.
+struct RoutingMemory {
+  double saved = 0;    ///< bytes: logits, routing
+  double scratch = 0;  ///< bytes, on the way forward
+  double slots = 0;
+  double rows = 0;  ///< assignments that run, unless a capacity drops them
+};
+
+/// Routes random tokens of one sequence, at most `sequence_length`, by config.router. Where k is what
+/// training aims at, rows is k. T: float, double.
+template <class T>
+RoutingMemory measure_routing(const MoeConfig& config, int sequence_length);
+
+/// Bytes for n rows.
+struct RowMemory {
+  double row = 0;
+  double fixed = 0;
+  double at(double rows) const { return row * rows + fixed; }
+};
+
+struct ExpertsMemory {
+  RowMemory saved;
+  RowMemory forward, backward;  ///< scratch
+};
+
+/// Runs experts of the same proportions, small ones where config's are large.
+template <class T>
+ExpertsMemory measure_experts(const ExpertsConfig& config, bool layout_free);
+
+}  // namespace kokomoe

@@ -1,0 +1,57 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/parameters/parameter_store.hpp"
+#include "kokomoe/train/language_model_deck.hpp"
+
+#include <array>
+#include <cstddef>
+
+namespace kokomoe {
+
+enum class ModelPart {
+  embedding,  ///< of tokens, and of positions where they are learned
+  attention,
+  feed_forward,  ///< dense
+  router,
+  experts,
+  shared_experts,
+  norms,  ///< and output gains
+  head    ///< has no parameters of its own when it is the embedding
+};
+constexpr std::size_t model_parts = 8;
+
+/// "embedding", "attention", "feed_forward", ...
+const char* to_string(ModelPart part);
+
+struct PartCount {
+  double parameters = 0;
+  double active = 0;         ///< parameters that a token meets
+  double forward_flops = 0;  ///< of a token
+};
+
+/// What a model is, over all ranks. Floating-point operations are those of matrix products, two for
+/// each multiply-add, attention's by the mean number of keys that a token sees; backward has twice as
+/// many as forward, and nothing that is computed again counts.
+struct ModelCount {
+  std::array<PartCount, model_parts> parts{};
+  double frozen = 0;  ///< parameters
+  double rows = 0;    ///< assignments of a token that run in an MoE layer, unless dropped
+
+  const PartCount& part(ModelPart which) const { return parts[static_cast<std::size_t>(which)]; }
+  PartCount& part(ModelPart which) { return parts[static_cast<std::size_t>(which)]; }
+  PartCount total() const;
+  double flops() const { return 3 * total().forward_flops; }  ///< of a token, forward and backward
+};
+
+/// Counts what a model has declared in its store, allocated or not. `config` with its vocabulary;
+/// `rows`: see RoutingMemory.
+template <class T>
+ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
+                       double rows);
+
+/// RoutingMemory::rows of the model's MoE layers, 0 without any.
+double assignments_of_token(const LanguageModelConfig& config);
+
+}  // namespace kokomoe

@@ -1,0 +1,147 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "train/activation_memory.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kokomoe::detail {
+
+namespace {
+
+/// An exchange goes in parts when a message of each stays this large (docs/scaling.md).
+constexpr double worth_its_own_message = 64 * 1024;
+
+ExpertsConfig experts_of(const MoeConfig& moe, int experts, int d_hidden) {
+  return {experts, moe.d_model, d_hidden, moe.activation, moe.bias, experts > 1, 1};
+}
+
+int parts_of_exchange(const LanguageModelConfig& config, int expert_ranks, double row_bytes) {
+  const int experts = config.model.moe.experts;
+  const int most = (experts + expert_ranks - 1) / expert_ranks;
+  const int asked = config.parallel.exchange_chunks;
+  const bool worth_it = row_bytes / experts >= worth_its_own_message;
+  return std::min(asked > 0 ? asked : worth_it ? most : 1, most);
+}
+
+}  // namespace
+
+template <class T>
+ActivationMemory<T>::ActivationMemory(const LanguageModelConfig& config, int moe_layers,
+                                      int expert_ranks, std::int64_t micro_batch)
+    : config_(config),
+      moe_layers_(moe_layers),
+      expert_ranks_(expert_ranks),
+      d_(config.model.moe.d_model),
+      vocabulary_(config.model.vocabulary) {
+  MoeConfig& moe = config_.model.moe;
+  moe.vocabulary = config.model.vocabulary;
+  const bool exact = config.layout_free;
+  if (moe_layers < config.model.layers)
+    dense_ = measure_experts<T>(experts_of(moe, 1, moe.d_hidden), exact);
+  if (moe_layers == 0) return;
+  routing_ = measure_routing<T>(moe, config.sequence_length);
+  const int own = (moe.experts + expert_ranks - 1) / expert_ranks;
+  experts_ = measure_experts<T>(experts_of(moe, own, moe.d_hidden), exact);
+  if (moe.shared_experts > 0)
+    shared_ =
+        measure_experts<T>(experts_of(moe, 1, moe.d_hidden * moe.shared_experts), exact);
+  chunks_ = parts_of_exchange(config, expert_ranks,
+                              matrix(rows(static_cast<double>(micro_batch)), d_));
+}
+
+template <class T>
+double ActivationMemory<T>::saved(std::int64_t tokens_of_rank) const {
+  const auto tokens = static_cast<double>(tokens_of_rank);
+  if (tokens == 0) return 0;
+  const int dense_layers = config_.model.layers - moe_layers_;
+  // The embedded tokens, the final norm's result and statistics, the logits.
+  return matrix(tokens, 2 * d_ + 2 + vocabulary_) +
+         config_.model.layers * block_saved(tokens) + dense_layers * dense_.saved.at(tokens) +
+         moe_layers_ * moe_saved(tokens);
+}
+
+/// Everything of a block but its feed-forward: two normed inputs with their statistics, queries, keys
+/// and values, heads and their sums, what lies between the branches, the output.
+template <class T>
+double ActivationMemory<T>::block_saved(double tokens) const {
+  return matrix(tokens, 8 * d_ + 4 + config_.model.heads);
+}
+
+template <class T>
+double ActivationMemory<T>::moe_saved(double tokens) const {
+  const MoeConfig& moe = config_.model.moe;
+  const double n = rows(tokens), slots = routing_.slots * tokens, experts = moe.experts;
+  double bytes = routing_.saved * tokens + matrix(n, d_) + experts_.saved.at(n);
+  bytes += 4 * sizeof(int) * slots;                             // the dispatch plan
+  bytes += (3 * sizeof(int) + 2 * sizeof(double)) * experts;    // counts
+  if (moe.capacity_factor > 0) bytes += (1 + sizeof(int)) * slots;
+  if (moe.output_gain) bytes += matrix(tokens, d_);
+  if (moe.shared_experts > 0) bytes += shared_.saved.at(tokens);
+  if (moe.balance != 0 && moe.balance_scope == BalanceScope::sequence)
+    bytes += sizeof(int) * (tokens + tokens / config_.sequence_length * experts);
+  if (sharded()) bytes += sizeof(int) * n;                      // whose expert a row is for
+  if (config_.layout_free) bytes += (sharded() ? 3 : 2) * sizeof(int) * n;  // sequences, segments
+  return bytes;
+}
+
+template <class T>
+double ActivationMemory<T>::scratch(std::int64_t tokens_of_rank) const {
+  const auto tokens = static_cast<double>(tokens_of_rank);
+  const double token_rows = matrix(tokens, d_);
+  double block = attention_scratch(tokens);
+  if (moe_layers_ < config_.model.layers)
+    block = std::max(block, dense_.backward.at(tokens));
+  if (moe_layers_ > 0) block = std::max(block, moe_scratch(tokens));
+  // Gradients of a block's output and input, beside those that go from block to block.
+  const double backward = 2 * token_rows + std::max({2 * token_rows + block, token_rows,
+                                                     head_scratch(tokens),
+                                                     embedding_scratch(tokens)});
+  const double forward =
+      moe_layers_ < config_.model.layers ? token_rows + dense_.forward.at(tokens) : 0;
+  return std::max(backward, forward);
+}
+
+template <class T>
+double ActivationMemory<T>::moe_scratch(double tokens) const {
+  const MoeConfig& moe = config_.model.moe;
+  const double n = rows(tokens), token_rows = matrix(tokens, d_);
+  const double gradients = 2 * matrix(n, d_ + 1) + (moe.output_gain ? token_rows : 0) +
+                           (moe.shared_experts > 0 ? token_rows : 0);
+  double experts = experts_.backward.at(n);
+  if (sharded()) {
+    const bool sorted = chunks_ * expert_ranks_ >= moe.experts;  // one expert a part
+    experts = 2 * matrix(n, d_ + 1) + (sorted ? 0 : matrix(n, d_ + 1)) +
+              experts_.backward.at(n / chunks_);
+  }
+  const double router = matrix(tokens, routing_.slots + 2.0 * moe.experts) +
+                        routing_.scratch * tokens;
+  const double shared = moe.shared_experts > 0 ? shared_.backward.at(tokens) : 0;
+  return gradients + std::max({experts, shared, router});
+}
+
+/// Gradients of heads, queries, keys and values.
+template <class T>
+double ActivationMemory<T>::attention_scratch(double tokens) const {
+  const double gradients = matrix(tokens, 4 * d_);
+  if (!config_.layout_free) return gradients;
+  return gradients + std::max(matrix(3 * d_, d_), matrix(tokens, 4 * d_));  // packed operands
+}
+
+/// Tokens sorted by id.
+template <class T>
+double ActivationMemory<T>::embedding_scratch(double tokens) const {
+  constexpr double block = 256;
+  return sizeof(int) * (vocabulary_ * (std::ceil(tokens / block) + 1) + tokens);
+}
+
+template <class T>
+double ActivationMemory<T>::head_scratch(double tokens) const {
+  if (!config_.layout_free) return 0;
+  return std::max(matrix(vocabulary_, d_), matrix(tokens, vocabulary_ + d_));  // packed operands
+}
+
+template class ActivationMemory<float>;
+template class ActivationMemory<double>;
+
+}  // namespace kokomoe::detail

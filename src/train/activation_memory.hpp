@@ -1,0 +1,46 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "kokomoe/moe/layer_memory.hpp"
+#include "kokomoe/train/language_model_deck.hpp"
+
+#include <cstdint>
+
+namespace kokomoe::detail {
+
+/// Bytes that a training step takes from its two arenas on a rank, with balanced experts: what Block,
+/// MoeLayer and DecoderLm take there, in terms of tokens. Routers and experts are run and looked at
+/// (see layer_memory.hpp). What is as small as one number a token may be missing.
+template <class T>
+class ActivationMemory {
+ public:
+  /// `micro_batch`: this rank's tokens, on which the number of parts of an exchange depends.
+  ActivationMemory(const LanguageModelConfig& config, int moe_layers, int expert_ranks,
+                   std::int64_t micro_batch);
+
+  double saved(std::int64_t tokens) const;
+  double scratch(std::int64_t tokens) const;
+  double rows_of_token() const { return routing_.rows; }
+  int chunks() const { return chunks_; }  ///< parts of an exchange
+
+ private:
+  double block_saved(double tokens) const;
+  double moe_saved(double tokens) const;
+  double moe_scratch(double tokens) const;
+  double attention_scratch(double tokens) const;
+  double embedding_scratch(double tokens) const;
+  double head_scratch(double tokens) const;
+  double matrix(double rows, double columns) const { return sizeof(T) * rows * columns; }
+  double rows(double tokens) const { return routing_.rows * tokens; }
+  bool sharded() const { return expert_ranks_ > 1; }
+
+  LanguageModelConfig config_;
+  int moe_layers_, expert_ranks_;
+  int chunks_ = 1;
+  double d_, vocabulary_;
+  RoutingMemory routing_;
+  ExpertsMemory dense_, experts_, shared_;
+};
+
+}  // namespace kokomoe::detail

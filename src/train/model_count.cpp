@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/train/model_count.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/layer_memory.hpp"
+
+#include <string>
+#include <utility>
+
+namespace kokomoe {
+
+namespace {
+
+/// The part of a tensor, by its name.
+ModelPart part_of(const std::string& name) {
+  const std::pair<const char*, ModelPart> marks[] = {
+      {".attention.", ModelPart::attention},   {".ffn.", ModelPart::feed_forward},
+      {".moe.router.", ModelPart::router},     {".moe.experts.", ModelPart::experts},
+      {".moe.shared.", ModelPart::shared_experts}, {"_norm.", ModelPart::norms},
+      {".output_gain", ModelPart::norms}};
+  for (const auto& [mark, part] : marks)
+    if (name.find(mark) != std::string::npos) return part;
+  if (name == "head.weight") return ModelPart::head;
+  if (name == "embedding.weight" || name == "positions.weight") return ModelPart::embedding;
+  fail("count_model", "\"" + name + "\" belongs to no part of the model");
+}
+
+/// True for what rows are multiplied by. Routers keep tables that are matrices without being trained.
+bool is_matrix(const ParameterSpec& spec, ModelPart part) {
+  return part == ModelPart::router ? spec.shape.size() == 2 : spec.decay;
+}
+
+}  // namespace
+
+const char* to_string(ModelPart part) {
+  switch (part) {
+    case ModelPart::embedding: return "embedding";
+    case ModelPart::attention: return "attention";
+    case ModelPart::feed_forward: return "feed_forward";
+    case ModelPart::router: return "router";
+    case ModelPart::experts: return "experts";
+    case ModelPart::shared_experts: return "shared_experts";
+    case ModelPart::norms: return "norms";
+    default: return "head";
+  }
+}
+
+PartCount ModelCount::total() const {
+  PartCount sum;
+  for (const PartCount& part : parts) {
+    sum.parameters += part.parameters;
+    sum.active += part.active;
+    sum.forward_flops += part.forward_flops;
+  }
+  return sum;
+}
+
+template <class T>
+ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
+                       double rows) {
+  ModelCount count;
+  count.rows = rows;
+  for (const auto& entry : store.entries()) {
+    const ParameterSpec& spec = entry.spec;
+    double elements = 1;  // over all ranks
+    for (const std::size_t extent : spec.shape) elements *= static_cast<double>(extent);
+    const ModelPart which = part_of(spec.name);
+    PartCount& part = count.part(which);
+    const double active =
+        spec.expert ? elements / static_cast<double>(spec.shape[0]) * rows : elements;
+    if (!spec.state) {
+      part.parameters += elements;
+      part.active += active;
+      if (entry.frozen) count.frozen += elements;
+    }
+    if (is_matrix(spec, which) && which != ModelPart::embedding) part.forward_flops += 2 * active;
+  }
+  const DecoderConfig& model = config.model;
+  const double d = model.moe.d_model;
+  if (model.tied) count.part(ModelPart::head).forward_flops += 2 * d * model.vocabulary;
+  // Queries by keys and probabilities by values, for the tokens up to one's own.
+  const double keys = (config.sequence_length + 1) / 2.0;
+  count.part(ModelPart::attention).forward_flops += model.layers * 4 * d * keys;
+  return count;
+}
+
+double assignments_of_token(const LanguageModelConfig& config) {
+  if (config.model.moe_every == 0) return 0;
+  MoeConfig moe = config.model.moe;
+  moe.vocabulary = config.model.vocabulary;
+  return (config.double_precision ? measure_routing<double>(moe, config.sequence_length)
+                                  : measure_routing<float>(moe, config.sequence_length))
+      .rows;
+}
+
+template ModelCount count_model<float>(const LanguageModelConfig&, const ParameterStore<float>&,
+                                       double);
+template ModelCount count_model<double>(const LanguageModelConfig&, const ParameterStore<double>&,
+                                        double);
+
+}  // namespace kokomoe

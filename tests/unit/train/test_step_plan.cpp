@@ -1,0 +1,175 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/train/rehearsal.hpp"
+#include "kokomoe/train/step_plan.hpp"
+#include "support/catch.hpp"
+#include "support/tiny_training.hpp"
+
+#include <string>
+#include <vector>
+
+using namespace kokomoe;
+using namespace kokomoe::test;
+
+namespace {
+
+using Settings = std::vector<std::string>;
+
+/// Large enough that what is as small as a number a token does not show.
+Settings with_size(Settings more) {
+  Settings settings{"model/d_model=64", "model/d_hidden=96", "model/heads=4", "moe/experts=8",
+                    "train/batch_tokens=1024", "moe/allow_future=true"};
+  settings.insert(settings.end(), more.begin(), more.end());
+  return settings;
+}
+
+LanguageModelConfig config_of(const TinyTraining& tiny, const Settings& settings) {
+  LanguageModelConfig config = tiny.config(settings);
+  config.model.vocabulary = 0;  // a plan reads no text
+  return with_stand_ins(config);
+}
+
+/// Plans, makes one update, and compares.
+template <class T>
+void check_against_update(const Settings& settings) {
+  const TinyTraining tiny;
+  const StepPlan plan = plan_step(config_of(tiny, settings), 1);
+  const auto model = tiny.make<T>(settings);
+  model->update(0);
+  CHECK(plan.model.total().parameters == static_cast<double>(model->store().parameters()));
+  CHECK(plan.memory.replicated.total() + plan.memory.experts.total() ==
+        static_cast<double>(model->store().bytes()));
+  CHECK(plan.memory.saved ==
+        Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
+  CHECK(plan.memory.scratch ==
+        Approx(static_cast<double>(model->scratch_bytes())).epsilon(0.1));
+}
+
+}  // namespace
+
+TEST_CASE("a plan has the parameters and the memory of the model that is trained", "[train]") {
+  const Settings settings = GENERATE(
+      Settings{"moe/every=0"}, Settings{"moe/every=0", "model/activation=relu", "model/bias=true"},
+      Settings{"moe/every=0", "model/d_model=32", "model/tied=false", "model/positions=learned"},
+      Settings{}, Settings{"moe/every=2", "model/layers=3", "model/norm=layer_norm"},
+      Settings{"moe/router=top_k", "moe/k=3", "moe/shared_experts=2", "moe/output_gain=true"},
+      Settings{"moe/router=switch", "model/bias=true", "train/accumulate=2"},
+      Settings{"moe/router=dense_mixture", "moe/experts=3", "moe/balance=0"},
+      Settings{"train/freeze=[\"*.router.weight\", \"embedding.*\"]"});
+  INFO(settings.size() << " settings, the first: " << (settings.empty() ? "" : settings[0]));
+  check_against_update<float>(with_size(settings));
+}
+
+TEST_CASE("a plan knows the memory of double precision and of layout-free steps", "[train]") {
+  check_against_update<double>(with_size({"run/precision=double"}));
+  check_against_update<float>(with_size({"parallel/deterministic=layout"}));
+  check_against_update<float>(with_size({"parallel/deterministic=layout", "moe/every=0"}));
+}
+
+TEST_CASE("a plan knows what each router keeps", "[train]") {
+  const std::string router = GENERATE("noisy_top_k", "xmoe", "hash", "deepseek_v3", "default_moe",
+                                      "reinforce", "gshard", "s_base", "quantile_balance",
+                                      "expert_choice");
+  INFO(router);
+  Settings settings = with_size({"moe/router=" + router, "moe/experts=32"});
+  const TinyTraining tiny;
+  const StepPlan plan = plan_step(config_of(tiny, settings), 1);
+  const auto model = tiny.make<float>(settings);
+  model->update(0);
+  CHECK(plan.model.total().parameters == static_cast<double>(model->store().parameters()));
+  CHECK(plan.memory.saved ==
+        Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
+}
+
+TEST_CASE("operations of a token are those that the layers' products do", "[train]") {
+  const TinyTraining tiny;
+  constexpr double d = 64, h = 96, experts = 8, layers = 2, vocabulary = 257, keys = 8.5;
+  const double attention = layers * (2 * 4 * d * d + 4 * d * keys);
+  const double head = 2 * d * vocabulary;
+  const ModelCount dense = plan_step(config_of(tiny, with_size({"moe/every=0"})), 1).model;
+  CHECK(dense.part(ModelPart::attention).forward_flops == attention);
+  CHECK(dense.part(ModelPart::feed_forward).forward_flops == layers * 6 * d * h);
+  CHECK(dense.part(ModelPart::head).forward_flops == head);
+  CHECK(dense.part(ModelPart::embedding).forward_flops == 0);
+  CHECK(dense.total().active == dense.total().parameters);
+  CHECK(dense.flops() == 3 * (attention + layers * 6 * d * h + head));
+
+  const ModelCount sparse =
+      plan_step(config_of(tiny, with_size({"moe/router=top_k", "moe/k=2", "model/bias=true"})), 1)
+          .model;
+  CHECK(sparse.rows == 2);
+  CHECK(sparse.part(ModelPart::router).forward_flops == layers * 2 * d * experts);
+  CHECK(sparse.part(ModelPart::experts).forward_flops == layers * 2 * 6 * d * h);
+  CHECK(sparse.part(ModelPart::experts).parameters ==
+        layers * experts * (3 * d * h + 2 * h + d));
+  CHECK(sparse.part(ModelPart::experts).active == layers * 2 * (3 * d * h + 2 * h + d));
+
+  const ModelCount choice =
+      plan_step(config_of(tiny, with_size({"moe/router=expert_choice"})), 1).model;
+  CHECK(choice.rows == 2);  // its capacity
+}
+
+TEST_CASE("ranks share tokens and experts, and hand over rows and gradients", "[train]") {
+  const TinyTraining tiny;
+  const Settings settings = with_size(
+      {"moe/router=top_k", "moe/k=2", "moe/experts=6", "parallel/expert_ranks=4"});
+  const StepPlan alone =
+      plan_step(config_of(tiny, with_size({"moe/router=top_k", "moe/k=2", "moe/experts=6"})), 1);
+  const StepPlan plan = plan_step(config_of(tiny, settings), 8);
+  CHECK(plan.expert_ranks == 4);
+  CHECK(plan.rank_tokens == 1024 / 8);
+  CHECK(plan.model.total().parameters == alone.model.total().parameters);
+  CHECK(plan.memory.replicated.total() == alone.memory.replicated.total());
+  CHECK(plan.memory.experts.values == alone.memory.experts.values * 2 / 6);  // the busiest rank's
+  CHECK(plan.memory.saved < alone.memory.saved / 7);
+  // Two rows a token in each of two layers, three of four to other ranks.
+  const double rows = 128 * 2 * 2 * 0.75;
+  CHECK(plan.traffic.dispatch == rows * 64 * 4);
+  CHECK(plan.traffic.combine_backward == rows * 65 * 4);
+  CHECK(plan.traffic.replicated_gradients == plan.memory.replicated.gradients);
+  CHECK(plan.traffic.expert_gradients == plan.memory.experts.gradients);
+  CHECK(alone.traffic.exchanged() == 0);
+  CHECK(alone.traffic.replicated_gradients == 0);
+
+  const StepSeconds seconds = predict_step(plan, {1e9, 1e9, 0});
+  CHECK(seconds.arithmetic == Approx(plan.model.flops() * 128 / 1e9));
+  CHECK(seconds.exchange == Approx(plan.traffic.exchanged() / 1e9));
+  CHECK(seconds.reduction == Approx((plan.traffic.replicated_gradients * 14 / 8 +
+                                     plan.traffic.expert_gradients * 2 / 2) /
+                                    1e9));
+  CHECK(predict_step(plan, {1e9, 1e9, 1e-6}).exchange > seconds.exchange);
+}
+
+TEST_CASE("evaluation takes its own number of tokens at once", "[train]") {
+  const TinyTraining tiny;
+  const StepPlan plan = plan_step(config_of(tiny, with_size({"train/accumulate=4"})), 2);
+  CHECK(plan.micro_batch_tokens == 1024 / 8);
+  CHECK(plan.rank_tokens == 1024 / 2);
+  CHECK(plan.evaluation_tokens == 1024 / 2);
+  CHECK(plan.memory.evaluation > 3.9 * plan.memory.saved);
+}
+
+TEST_CASE("a plan of a model that no machine holds", "[train]") {
+  const TinyTraining tiny;
+  const Settings settings{"model/layers=200",    "model/d_model=32768", "model/d_hidden=131072",
+                          "model/heads=256",     "moe/experts=1024",    "moe/router=top_k",
+                          "moe/k=8",             "data/sequence_length=8192",
+                          "train/batch_tokens=67108864", "parallel/expert_ranks=1024"};
+  const StepPlan plan = plan_step(config_of(tiny, settings), 8192);
+  const double one = 3.0 * 32768 * 131072;
+  CHECK(plan.model.part(ModelPart::experts).parameters == 200 * 1024 * one);
+  CHECK(plan.model.part(ModelPart::experts).active == 200 * 8 * one);
+  CHECK(plan.memory.experts.values == 200 * one * 4);
+  CHECK(plan.memory.total() > 1e13);
+}
+
+TEST_CASE("plans of decks that do not go together are refused", "[train]") {
+  const TinyTraining tiny;
+  CHECK_THAT(message_of<InputError>(
+                 [&] { plan_step(config_of(tiny, {"parallel/expert_ranks=3"}), 4); }),
+             contains("parallel/expert_ranks: 3 does not divide 4 rank(s)"));
+  CHECK_THAT(
+      message_of<InputError>([&] { plan_step(config_of(tiny, {"train/freeze=[\"x*\"]"}), 1); }),
+      contains("train/freeze: no tensor matches \"x*\""));
+}
