@@ -106,6 +106,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
       "  kokomoe train -i inputs/lm/quickstart.toml -d runs/switch moe/router=switch\n"
       "  kokomoe train -d runs/first -r last -t 01:30:00\n"
       "  kokomoe eval -r runs/first --json -\n"
+      "  kokomoe plan -i inputs/lm/quickstart.toml --ranks 4\n"
       "  kokomoe generate -r runs/first --prompt 'And God said'\n"
       "Kokkos' options (--kokkos-num-threads=2, --kokkos-help, ...) may stand anywhere.\n"
       "Exit codes: 0 done, 1 failed, 2 bad usage, deck, data or checkpoint, 75 stopped early after\n"
@@ -118,6 +119,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
   add_generate(program, action);
   add_inspect(program, action);
   add_validate(program, action);
+  add_plan(program, action);
   add_routers(program, action);
   add_fidelity(program, action);
   add_bench(program, action);
