@@ -32,8 +32,8 @@ void Progress::say(const std::string& line) {
   std::fflush(stdout);
 }
 
-void Progress::step(const UpdateReport& report, double tokens_per_second, double seconds_left,
-                    double checkpoint_seconds) {
+void Progress::step(const UpdateReport& report, double tokens_per_second, double gemm_share,
+                    double seconds_left, double checkpoint_seconds) {
   if (!root_) return;
   double busiest = 0;
   int dead = 0;
@@ -52,13 +52,16 @@ void Progress::step(const UpdateReport& report, double tokens_per_second, double
   char saved_text[32] = "";
   if (checkpoint_seconds > 0)
     std::snprintf(saved_text, sizeof saved_text, "  saved %.2fs", checkpoint_seconds);
-  char line[320];
+  char share_text[48] = "";
+  if (gemm_share > 0)
+    std::snprintf(share_text, sizeof share_text, " (%.0f %% of GEMM rate)", 100 * gemm_share);
+  char line[368];
   std::snprintf(line, sizeof line,
-                "step %lld/%lld  loss %.4f (task %.4f aux %.4f)  %s tok/s  lr %.2e  norm %.3f%s%s",
+                "step %lld/%lld  loss %.4f (task %.4f aux %.4f)  %s tok/s%s  lr %.2e  norm %.3f%s%s",
                 static_cast<long long>(report.step), static_cast<long long>(total_steps_),
                 report.loss, report.task_loss, report.aux_loss,
-                human_count(tokens_per_second).c_str(), report.learning_rate, report.grad_norm,
-                load_text, saved_text);
+                human_count(tokens_per_second).c_str(), share_text, report.learning_rate,
+                report.grad_norm, load_text, saved_text);
   if (!terminal_) {
     std::printf("%s\n", line);
     std::fflush(stdout);

@@ -4,7 +4,9 @@
 
 #include "io/digest.hpp"
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/gemm_rate.hpp"
 #include "kokomoe/parallel/agree.hpp"
+#include "kokomoe/train/model_count.hpp"
 
 #include <chrono>
 #include <cstdio>
@@ -38,27 +40,6 @@ void write_text(const std::string& path, const std::string& text) {
   file << text;
   file.flush();
   if (!file) fail(path, "cannot be written");
-}
-
-struct ModelSize {
-  std::size_t total = 0, active = 0, frozen = 0;
-};
-
-template <class T>
-ModelSize model_size(const ParameterStore<T>& store, const MoeConfig& moe) {
-  ModelSize size;
-  size.total = store.parameters();
-  size.active = size.total;
-  for (const auto& entry : store.entries()) {
-    std::size_t elements = 1;  // over all ranks
-    for (const std::size_t extent : entry.spec.shape) elements *= extent;
-    if (entry.frozen) size.frozen += elements;
-    // k of E experts see a token; dense_mixture runs all.
-    if (entry.group == ParameterStore<T>::Group::expert && moe.router != "dense_mixture")
-      size.active -= elements / entry.spec.shape[0] *
-                     (entry.spec.shape[0] - static_cast<std::size_t>(moe.k));
-  }
-  return size;
 }
 
 }  // namespace
@@ -106,6 +87,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
 template <class T>
 bool TrainingLoop<T>::train() {
   const LanguageModelConfig& config = model_->config();
+  measure_gemm();
   watchdog_.emplace(folder_, watchdog_seconds_, communicator_);
   if (step_ == 0 && config.steps == 0) save(false, true, RunRequest::none);
   double average = 0;
@@ -133,7 +115,8 @@ bool TrainingLoop<T>::train() {
     if (improved || last || request != RunRequest::none ||
         (config.checkpoint_every > 0 && step_ % config.checkpoint_every == 0))
       saved = save(improved, last || stops, request);
-    progress_.step(report, static_cast<double>(report.tokens) / seconds,
+    const double tokens_per_second = static_cast<double>(report.tokens) / seconds;
+    progress_.step(report, tokens_per_second, tokens_per_second * token_flops_ / gemm_rate_,
                    static_cast<double>(config.steps - step_) * average, saved);
     if (stops && !last) {
       progress_.say("stopped at step " + std::to_string(step_) + " by " + to_string(request) +
@@ -154,10 +137,12 @@ bool TrainingLoop<T>::train() {
 template <class T>
 void TrainingLoop<T>::say_model(const Corpus& corpus) {
   const LanguageModelConfig& config = model_->config();
-  const ModelSize size = model_size(model_->store(), config.model.moe);
-  std::string line = "model: " + human_count(static_cast<double>(size.total)) + " parameters, " +
-                     human_count(static_cast<double>(size.active)) + " active for a token";
-  if (size.frozen > 0) line += ", " + human_count(static_cast<double>(size.frozen)) + " frozen";
+  const ModelCount count =
+      count_model<T>(config, model_->store(), assignments_of_token(config));
+  token_flops_ = count.flops();
+  std::string line = "model: " + human_count(count.total().parameters) + " parameters, " +
+                     human_count(count.total().active) + " active for a token";
+  if (count.frozen > 0) line += ", " + human_count(count.frozen) + " frozen";
   const int sparse = model_->model().moe_layers();
   line += "; " + std::to_string(config.model.layers) + " layers, " + std::to_string(sparse) +
           " with experts";
@@ -175,6 +160,14 @@ void TrainingLoop<T>::say_model(const Corpus& corpus) {
                 (windows_ ? ", " + human_count(static_cast<double>(windows_->scored())) +
                                 " held out"
                           : ""));
+}
+
+/// What steps are compared with on the terminal. On all ranks at once, as they train; it goes into no
+/// file, since no two runs measure the same.
+template <class T>
+void TrainingLoop<T>::measure_gemm() {
+  gemm_rate_ = measure_gemm_rate<T>(ExecutionSpace());
+  communicator_.all_reduce_sum(&gemm_rate_, 1);
 }
 
 template <class T>

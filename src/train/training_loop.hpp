@@ -35,6 +35,7 @@ class TrainingLoop {
 
  private:
   void say_model(const Corpus& corpus);
+  void measure_gemm();
   void resume(const std::string& checkpoint, bool changed_data);
   void write_metrics(const UpdateReport& report, double seconds);
   bool evaluate();
@@ -54,6 +55,8 @@ class TrainingLoop {
   std::optional<EvalWindows> windows_;
   std::unique_ptr<LanguageModel<T>> model_;
   std::optional<Watchdog> watchdog_;
+  double token_flops_ = 0;  ///< of matrix products, forward and backward
+  double gemm_rate_ = 0;    ///< of all ranks together
   JsonLines metrics_;
   std::vector<double> column_;
   std::int64_t step_ = 0;

@@ -17,8 +17,9 @@ class Progress {
 
   /// A line of its own, above the bar.
   void say(const std::string& line);
-  void step(const UpdateReport& report, double tokens_per_second, double seconds_left,
-            double checkpoint_seconds);
+  /// `gemm_share`: of the rate of the ranks' GEMMs that the step's products reached; 0 = not known.
+  void step(const UpdateReport& report, double tokens_per_second, double gemm_share,
+            double seconds_left, double checkpoint_seconds);
   /// Leaves the bar's line.
   void finish();
 
