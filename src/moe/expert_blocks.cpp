@@ -93,9 +93,9 @@ struct Shape {
 };
 
 template <class T>
-Shape shape_of(Activation activation, const Matrix<const T>& rows, const Matrix<const T>& w2) {
+Shape shape_of(Activation activation, const PickedRows<T>& rows, const Matrix<const T>& w2) {
   const int h = static_cast<int>(w2.extent(1));
-  return {static_cast<int>(rows.extent(1)), h, first_width(activation, h)};
+  return {static_cast<int>(rows.columns()), h, first_width(activation, h)};
 }
 
 /// Lines to fetch every fetch_steps of a tile, so that the weights of the next strip of rows are
@@ -186,7 +186,7 @@ class BlockProducts {
   BlockProducts(const Shape& shape, const ExpertTensors<const T>& p, const Blocks& blocks)
       : s_(shape), p_(p), blocks_(blocks) {}
 
-  void forward(const ExecutionSpace& space, Arena& scratch, const Matrix<const T>& rows,
+  void forward(const ExecutionSpace& space, Arena& scratch, const PickedRows<T>& rows,
                const Matrix<T>& hidden, const Matrix<T>& out) const {
     const std::size_t channels = static_cast<std::size_t>(2 * s_.d) +
                                  static_cast<std::size_t>(std::min(s_.h, most_hidden)) *
@@ -199,7 +199,8 @@ class BlockProducts {
   }
 
   struct Backward {
-    Matrix<const T> rows, hidden, d_out;
+    PickedRows<T> rows, d_out;
+    Matrix<const T> hidden;
     Vector<const T> row_weight;
     Matrix<T> d_rows;
     Vector<T> d_row_weight;
@@ -255,7 +256,7 @@ class BlockProducts {
     return static_cast<std::size_t>(block.padded_row) * static_cast<std::size_t>(columns);
   }
 
-  void forward_block(const Block& block, const Matrix<const T>& rows, const Matrix<T>& hidden,
+  void forward_block(const Block& block, const PickedRows<T>& rows, const Matrix<T>& hidden,
                      const Matrix<T>& out, T* memory) const {
     const int m = block.rows, padded = Simd<T>::padded(m), d = s_.d, h = s_.h;
     const int most = std::min(h, most_hidden);
@@ -264,7 +265,7 @@ class BlockProducts {
     T* const active = y + d * padded;
     T* const up = active + most * padded;
     transpose_rows<T>(
-        m, d, [&](int i) { return &rows(block.row + i, 0); }, x, padded);
+        m, d, [&](int i) { return rows.row(block.row + i); }, x, padded);
     // (width, m): the gate's channels first, as W1 has them.
     T* const z = hidden.data() + static_cast<std::size_t>(block.row) * s_.width;
     const T* const b1 = p_.b1.extent(0) == 0 ? nullptr : &p_.b1(block.expert, 0);
@@ -319,11 +320,11 @@ class BlockProducts {
     constexpr int panel = Simd<T>::panel;
     T* const turned = v.d_out_t + at(block, d);
     transpose_rows<T>(
-        m, d, [&](int i) { return &v.d_out(block.row + i, 0); }, turned, padded);
+        m, d, [&](int i) { return v.d_out.row(block.row + i); }, turned, padded);
     T* const x = v.x + at(block, panels() * panel);
     for (int p = 0; p < panels(); ++p)
       for (int t = 0; t < m; ++t) {
-        const T* const from = &v.rows(block.row + t, 0) + p * panel;
+        const T* const from = v.rows.row(block.row + t) + p * panel;
         T* const to = x + (p * m + t) * panel;
         const int columns = std::min(panel, d - p * panel);
         for (int c = 0; c < columns; ++c) to[c] = from[c];
@@ -499,7 +500,7 @@ void with_products(Activation activation, const Shape& shape, const ExpertTensor
 template <class T>
 void forward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
                     const ExpertTensors<const T>& parameters, std::span<const int> offsets,
-                    const Matrix<const T>& rows, const Matrix<T>& hidden, const Matrix<T>& out) {
+                    const PickedRows<T>& rows, const Matrix<T>& hidden, const Matrix<T>& out) {
   ArenaScope scope(scratch);
   with_products<T>(activation, shape_of(activation, rows, parameters.w2), parameters,
                    cut<T>(scratch, offsets), [&](const auto& products) {
@@ -510,15 +511,15 @@ void forward_blocks(const ExecutionSpace& space, Arena& scratch, Activation acti
 template <class T>
 void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
                      const ExpertTensors<const T>& parameters, std::span<const int> offsets,
-                     const Matrix<const T>& rows, const Matrix<const T>& hidden,
-                     const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                     const PickedRows<T>& rows, const Matrix<const T>& hidden,
+                     const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                      const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
                      const ExpertTensors<T>& gradients, const ExpertAdds& adds) {
   ArenaScope scope(scratch);
   with_products<T>(activation, shape_of(activation, rows, parameters.w2), parameters,
                    cut<T>(scratch, offsets), [&](const auto& products) {
                      products.backward(space, scratch,
-                                       {rows, hidden, d_out, row_weight, d_rows, d_row_weight,
+                                       {rows, d_out, hidden, row_weight, d_rows, d_row_weight,
                                         gradients, adds, nullptr, nullptr, nullptr, nullptr});
                    });
 }
@@ -526,11 +527,11 @@ void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation act
 #define KOKOMOE_INSTANTIATE(T)                                                                    \
   template void forward_blocks<T>(const ExecutionSpace&, Arena&, Activation,                      \
                                   const ExpertTensors<const T>&, std::span<const int>,            \
-                                  const Matrix<const T>&, const Matrix<T>&, const Matrix<T>&);    \
+                                  const PickedRows<T>&, const Matrix<T>&, const Matrix<T>&);      \
   template void backward_blocks<T>(                                                               \
       const ExecutionSpace&, Arena&, Activation, const ExpertTensors<const T>&,                   \
-      std::span<const int>, const Matrix<const T>&, const Matrix<const T>&,                       \
-      const Matrix<const T>&, const Vector<const T>&, const Matrix<T>&, const Vector<T>&,         \
+      std::span<const int>, const PickedRows<T>&, const Matrix<const T>&,                         \
+      const PickedRows<T>&, const Vector<const T>&, const Matrix<T>&, const Vector<T>&,         \
       const ExpertTensors<T>&, const ExpertAdds&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "kokomoe/core/arena.hpp"
+#include "kokomoe/core/picked_rows.hpp"
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/activation.hpp"
 
@@ -38,14 +38,14 @@ struct ExpertAdds {
 template <class T>
 void forward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
                     const ExpertTensors<const T>& parameters, std::span<const int> offsets,
-                    const Matrix<const T>& rows, const Matrix<T>& hidden, const Matrix<T>& out);
+                    const PickedRows<T>& rows, const Matrix<T>& hidden, const Matrix<T>& out);
 
 /// See Experts::backward.
 template <class T>
 void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
                      const ExpertTensors<const T>& parameters, std::span<const int> offsets,
-                     const Matrix<const T>& rows, const Matrix<const T>& hidden,
-                     const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                     const PickedRows<T>& rows, const Matrix<const T>& hidden,
+                     const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                      const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
                      const ExpertTensors<T>& gradients, const ExpertAdds& adds);
 

@@ -246,14 +246,14 @@ detail::ExpertTensors<const T> Experts<T>::tensors(std::size_t local, Part part)
 #endif
 
 template <class T>
-void Experts<T>::begin(Arena& saved_arena, const Matrix<const T>& rows, const RowArithmetic& how,
+void Experts<T>::begin(Arena& saved_arena, const PickedRows<T>& rows, const RowArithmetic& how,
                        Saved& saved) const {
-  require_shape("Experts::forward", "rows", rows, rows.extent(0),
+  require_shape("Experts::forward", "rows", rows.from, rows.from.extent(0),
                 static_cast<std::size_t>(config_.d_model));
   saved.rows = rows;
   saved.how = how;
   saved.hidden = saved_arena.matrix<T>(
-      rows.extent(0),
+      rows.rows(),
       static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
 }
 
@@ -263,7 +263,7 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
                               const Vector<const int>& expert_of_row, const Matrix<T>& out,
                               const Saved& saved) const {
   const Region region(KOKOMOE_LABEL("moe::experts"));
-  require_shape("Experts::forward", "out", out, saved.rows.extent(0), saved.rows.extent(1));
+  require_shape("Experts::forward", "out", out, saved.rows.rows(), saved.rows.columns());
   if (part.first == part.end) return;
   const std::size_t local = offsets.size() - 1;
   const auto begin = static_cast<std::size_t>(offsets[static_cast<std::size_t>(part.first)]);
@@ -281,13 +281,14 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
 #if KOKOMOE_EXPERT_BLOCKS
   if (by_blocks(saved.how)) {
     detail::forward_blocks<T>(space, scratch, config_.activation, tensors(local, part), groups,
-                              rows_of(saved.rows, begin, end), hidden, out_rows);
+                              saved.rows.part(begin, end), hidden, out_rows);
     return;
   }
 #endif
   const Matrix<T> active = scratch.matrix<T>(n, h);
-  multiply_groups<T>(space, scratch, saved.how, Transpose::yes, rows_of(saved.rows, begin, end),
-                     parameter(w1_), hidden, groups);
+  multiply_groups<T>(space, scratch, saved.how, Transpose::yes,
+                     side_by_side(space, scratch, saved.rows.part(begin, end)), parameter(w1_),
+                     hidden, groups);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
   // Biases are looked up by local expert, of which a part holds some: all of them, then.
   if (b1_.valid())
@@ -311,7 +312,7 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
 
 template <class T>
 void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
-                         const Matrix<const T>& rows, std::span<const int> offsets,
+                         const PickedRows<T>& rows, std::span<const int> offsets,
                          const Vector<const int>& expert_of_row, const Matrix<T>& out,
                          Saved& saved, const RowArithmetic& how) const {
   begin(saved_arena, rows, how, saved);
@@ -334,12 +335,15 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
                                const Writes& adds, const Saved& saved,
                                std::span<const int> offsets,
                                const Vector<const int>& expert_of_row,
-                               const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                               const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                                const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
   const Region region(KOKOMOE_LABEL("moe::experts_backward"));
-  require_shape("Experts::backward", "d_out", d_out, saved.rows.extent(0), saved.rows.extent(1));
-  require_shape("Experts::backward", "d_rows", d_rows, saved.rows.extent(0),
-                saved.rows.extent(1));
+  require_shape("Experts::backward", "d_out", d_out.from, d_out.from.extent(0),
+                saved.rows.columns());
+  if (d_out.rows() != saved.rows.rows())
+    fail("Experts::backward", "d_out has " + std::to_string(d_out.rows()) + " rows, forward had " +
+                                  std::to_string(saved.rows.rows()));
+  require_shape("Experts::backward", "d_rows", d_rows, saved.rows.rows(), saved.rows.columns());
   if (part.first == part.end) return;
   const std::size_t local = offsets.size() - 1;
   const auto begin = static_cast<std::size_t>(offsets[static_cast<std::size_t>(part.first)]);
@@ -362,9 +366,9 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
                             : Matrix<T>();
     };
     detail::backward_blocks<T>(space, scratch, config_.activation, tensors(local, part), groups,
-                               rows_of(saved.rows, begin, end),
+                               saved.rows.part(begin, end),
                                rows_of(Matrix<const T>(saved.hidden), begin, end),
-                               rows_of(d_out, begin, end), rows_of(row_weight, begin, end),
+                               d_out.part(begin, end), rows_of(row_weight, begin, end),
                                rows_of(d_rows, begin, end), rows_of(d_row_weight, begin, end),
                                {of_part(w1_), of_part(b1_), of_part(w2_), of_part(b2_)},
                                {adds.w1, adds.b1, adds.w2, adds.b2});
@@ -378,7 +382,7 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
   const Matrix<T> d_hidden = config_.activation == Activation::swiglu
                                  ? scratch_rows(saved.hidden.extent(1))
                                  : d_active;
-  const Matrix<const T> d_out_rows = rows_of(d_out, begin, end);
+  const Matrix<const T> d_out_rows = side_by_side(space, scratch, d_out.part(begin, end));
   multiply_groups<T>(space, scratch, saved.how, Transpose::no, d_out_rows, parameter(w2_),
                      d_active, groups);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
@@ -397,8 +401,9 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
     backward_rows<false, T>(space, config_.activation, views);
   add_weight_gradients<T>(space, scratch, saved.how, d_out_rows, active, groups, *store_,
                           gradient(w2_, adds.w2));
-  add_weight_gradients<T>(space, scratch, saved.how, d_hidden, rows_of(saved.rows, begin, end),
-                          groups, *store_, gradient(w1_, adds.w1));
+  add_weight_gradients<T>(space, scratch, saved.how, d_hidden,
+                          side_by_side(space, scratch, saved.rows.part(begin, end)), groups,
+                          *store_, gradient(w1_, adds.w1));
   multiply_groups<T>(space, scratch, saved.how, Transpose::no, d_hidden, parameter(w1_),
                      rows_of(d_rows, begin, end), groups);
   if (!b1_.valid()) return;
@@ -423,7 +428,7 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
 template <class T>
 void Experts<T>::backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
                           std::span<const int> offsets, const Vector<const int>& expert_of_row,
-                          const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                          const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                           const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
   backward_part(space, scratch, {0, static_cast<int>(offsets.size()) - 1}, begin_backward(), saved,
                 offsets, expert_of_row, d_out, row_weight, d_rows, d_row_weight);

@@ -156,8 +156,8 @@ ExpertsMemory measure_experts(const ExpertsConfig& config, bool layout_free) {
           line(once.backward, twice.backward, rows, scale, fixed)};
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                         \
-  template RoutingMemory measure_routing<T>(const MoeConfig&, int);    \
+#define KOKOMOE_INSTANTIATE(T)                                      \
+  template RoutingMemory measure_routing<T>(const MoeConfig&, int); \
   template ExpertsMemory measure_experts<T>(const ExpertsConfig&, bool);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

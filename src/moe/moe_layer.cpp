@@ -164,10 +164,6 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
                       routing.running(ctx.space, *ctx.saved), saved.plan);
   const auto rows = static_cast<std::size_t>(saved.plan.rows());
   ArenaScope scope(*ctx.scratch);
-  // Rows that leave this rank are saved where they arrive.
-  Arena& arena = experts_.is_sharded(ctx) ? *ctx.scratch : *ctx.saved;
-  const Matrix<T> gathered = arena.template matrix<T>(rows, d);
-  gather_rows<T>(ctx.space, saved.plan, x, gathered);
   watch.add_to(saved.seconds_dispatch);
 
   const Vector<double> sums =
@@ -207,7 +203,7 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   // By reference: a copy of the closure would ask for memory.
   std::function<void()> beside;
   if (shared_) beside = std::ref(run_shared);
-  experts_.forward(ctx, saved.plan, gathered, out, saved.experts, beside);
+  experts_.forward(ctx, saved.plan, x, out, saved.experts, beside);
   if (ctx.training && replay == nullptr)
     router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
   watch.add_to(saved.seconds_experts);
@@ -248,9 +244,7 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
     multiply_columns<T>(ctx.space, dy, store_->value_vector(gain_), scaled);
     d_mixed = scaled;
   }
-  const Matrix<T> d_out = ctx.scratch->template matrix<T>(rows, d);
   const Vector<T> row_weight = ctx.scratch->template vector<T>(rows);
-  gather_rows<T>(ctx.space, plan, d_mixed, d_out);
   slots_to_rows<T>(ctx.space, plan,
                    routing.expert_gradient_weight.extent(0) != 0 ? routing.expert_gradient_weight
                                                                  : routing.weight,
@@ -266,7 +260,7 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   };
   std::function<void()> beside;
   if (shared_) beside = std::ref(run_shared);
-  experts_.backward(ctx, plan, saved.experts, d_out, row_weight, d_rows, d_row_weight, beside);
+  experts_.backward(ctx, plan, saved.experts, d_mixed, row_weight, d_rows, d_row_weight, beside);
   watch.add_to(saved.seconds_experts);
 
   combine_rows<T>(ctx.space, plan, d_rows, Vector<const T>(), dx);

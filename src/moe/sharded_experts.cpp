@@ -3,6 +3,7 @@
 #include "kokomoe/moe/sharded_experts.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/combine.hpp"
 #include "kokomoe/moe/row_travel.hpp"
 
 #include <string>
@@ -26,6 +27,20 @@ Vector<std::uint32_t> sequences_of_rows(const StepContext& ctx, const DispatchPl
   return result;
 }
 
+/// Rows of tokens in the order of the plan.
+template <class T>
+PickedRows<T> in_order(const DispatchPlan& plan, const Matrix<const T>& x) {
+  return {x, Vector<const int>(plan.token_of_row.data(), static_cast<std::size_t>(plan.rows()))};
+}
+
+template <class T>
+Matrix<T> gathered(const StepContext& ctx, const DispatchPlan& plan, const Matrix<const T>& x) {
+  const Matrix<T> rows =
+      ctx.scratch->template matrix<T>(static_cast<std::size_t>(plan.rows()), x.extent(1));
+  gather_rows<T>(ctx.space, plan, x, rows);
+  return rows;
+}
+
 }  // namespace
 
 template <class T>
@@ -46,10 +61,10 @@ ExpertExchange& ShardedExperts<T>::exchange(const StepContext& ctx) const {
 
 template <class T>
 void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan,
-                                const Matrix<T>& rows, const Matrix<T>& out, Saved& saved,
+                                const Matrix<const T>& x, const Matrix<T>& out, Saved& saved,
                                 const std::function<void()>& beside) const {
   const ExecutionSpace& space = ctx.space;
-  const std::size_t d = rows.extent(1);
+  const std::size_t d = x.extent(1);
   if (!is_sharded(ctx)) {
     RowArithmetic how{ctx.layout_free, {}};
     if (ctx.layout_free && ctx.training) {
@@ -57,7 +72,7 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
       how.segments =
           segments_of_rows(space, *ctx.saved, plan.expert_of_row, saved.sequence_of_row);
     }
-    experts_.forward(space, *ctx.saved, *ctx.scratch, rows, plan.offsets_on_host(),
+    experts_.forward(space, *ctx.saved, *ctx.scratch, in_order(plan, x), plan.offsets_on_host(),
                      plan.expert_of_row, out, saved.experts, how);
     if (beside) beside();
     return;
@@ -73,6 +88,7 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   experts_.begin(*ctx.saved, at_experts, {ctx.layout_free, {}}, saved.experts);
 
   ArenaScope scope(*ctx.scratch);
+  const Matrix<T> rows = gathered(ctx, plan, x);
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
   const Matrix<T> unsorted = RowTravel<T>::unsorted_rows(*ctx.scratch, way, d);
   RowTravel<T> there(space, ranks, way, rows, at_experts, unsorted);
@@ -120,7 +136,8 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   const ExecutionSpace& space = ctx.space;
   if (!is_sharded(ctx)) {
     experts_.backward(space, *ctx.scratch, saved.experts, plan.offsets_on_host(),
-                      plan.expert_of_row, d_out, row_weight, d_rows, d_row_weight);
+                      plan.expert_of_row, in_order(plan, d_out), row_weight, d_rows,
+                      d_row_weight);
     if (beside) beside();
     return;
   }
@@ -128,8 +145,9 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   ExpertExchange& ranks = exchange(ctx);
   const ExchangePlan& way = saved.exchange;
   const auto arrived = static_cast<std::size_t>(way.rows_received());
-  const std::size_t rows = d_out.extent(0), d = d_out.extent(1);
+  const std::size_t rows = d_rows.extent(0), d = d_out.extent(1);
   ArenaScope scope(*ctx.scratch);
+  const Matrix<T> sent = gathered(ctx, plan, d_out);
   const Matrix<T> gradients = ctx.scratch->template matrix<T>(arrived, d);
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
   const Vector<T> weights = ctx.scratch->template vector<T>(arrived);
@@ -140,7 +158,6 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
     return Matrix<T>(const_cast<T*>(vector.data()), size, 1);
   };
   // What is sent is only read: the exchange has one type for both directions.
-  const Matrix<T> sent(const_cast<T*>(d_out.data()), rows, d);
   RowTravel<T> there(space, ranks, way, sent, gradients, unsorted);
   RowTravel<T> there_too(space, ranks, way, column(row_weight, rows), column(weights, arrived),
                       unsorted_numbers);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kokomoe/core/arena.hpp"
+#include "kokomoe/core/picked_rows.hpp"
 #include "kokomoe/moe/activation.hpp"
 #include "kokomoe/moe/expert_kernels.hpp"
 #include "kokomoe/moe/grouped_products.hpp"
@@ -37,7 +38,7 @@ template <class T>
 class Experts {
  public:
   struct Saved {
-    Matrix<const T> rows;   ///< (n, d) the input rows, sorted by expert
+    PickedRows<T> rows;     ///< (n, d) the input rows, sorted by expert; not copied
     Matrix<T> hidden;       ///< (n, h or 2h) the hidden layer before its activation
     RowArithmetic how;      ///< segments: needed by backward alone
   };
@@ -45,9 +46,10 @@ class Experts {
   Experts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name);
 
   /// `rows` (n, d) sorted by local expert, group e at [offsets[e], offsets[e+1]); `expert_of_row`
-  /// (n), empty when there is one expert; `out` (n, d). Takes `hidden` from `saved_arena`.
+  /// (n), empty when there is one expert; `out` (n, d). Takes `hidden` from `saved_arena`; `rows`
+  /// must stay until backward.
   void forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
-               const Matrix<const T>& rows, std::span<const int> offsets,
+               const PickedRows<T>& rows, std::span<const int> offsets,
                const Vector<const int>& expert_of_row, const Matrix<T>& out, Saved& saved,
                const RowArithmetic& how = {}) const;
 
@@ -56,7 +58,7 @@ class Experts {
   /// empty, d_row_weight (n) = <d_out, E(x)>. Parameter gradients go to the store.
   void backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
                 std::span<const int> offsets, const Vector<const int>& expert_of_row,
-                const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                 const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const;
 
   /// The same for local experts [first, end) alone, so that rows may arrive in parts: `begin` once,
@@ -65,7 +67,7 @@ class Experts {
     int first = 0;
     int end = 0;
   };
-  void begin(Arena& saved_arena, const Matrix<const T>& rows, const RowArithmetic& how,
+  void begin(Arena& saved_arena, const PickedRows<T>& rows, const RowArithmetic& how,
              Saved& saved) const;
   void forward_part(const ExecutionSpace& space, Arena& scratch, Part part,
                     std::span<const int> offsets, const Vector<const int>& expert_of_row,
@@ -77,7 +79,7 @@ class Experts {
   Writes begin_backward() const;
   void backward_part(const ExecutionSpace& space, Arena& scratch, Part part, const Writes& adds,
                      const Saved& saved, std::span<const int> offsets,
-                     const Vector<const int>& expert_of_row, const Matrix<const T>& d_out,
+                     const Vector<const int>& expert_of_row, const PickedRows<T>& d_out,
                      const Vector<const T>& row_weight, const Matrix<T>& d_rows,
                      const Vector<T>& d_row_weight) const;
 

@@ -7,8 +7,8 @@
 
 namespace kokomoe {
 
-/// What the parts of a layer take from the arenas. Each router and each way to multiply keeps what it
-/// likes: small ones are run here and looked at, so that no second description can grow stale.
+/// What the parts of a layer take from the arenas. Each router and each way to multiply keeps what
+/// it likes: small ones are run here and looked at, so that no second description can grow stale.
 
 /// Of one token.
 struct RoutingMemory {
@@ -18,8 +18,8 @@ struct RoutingMemory {
   double rows = 0;  ///< assignments that run, unless a capacity drops them
 };
 
-/// Routes random tokens of one sequence, at most `sequence_length`, by config.router. Where k is what
-/// training aims at, rows is k. T: float, double.
+/// Routes random tokens of one sequence, at most `sequence_length`, by config.router. Where k is
+/// what training aims at, rows is k. T: float, double.
 template <class T>
 RoutingMemory measure_routing(const MoeConfig& config, int sequence_length);
 
