@@ -141,8 +141,9 @@ void print_prediction(std::FILE* to, const Planned& plan) {
                  seconds.reduction, seconds.total());
   std::fprintf(to, "  %s tok/s\n",
                human_count(static_cast<double>(plan.step.update_tokens) / seconds.total()).c_str());
-  std::fprintf(to, "  A bound: memory traffic is not in it, nor experts out of balance. Steps of a "
-                   "run say which share they reach.\n");
+  std::fprintf(to,
+               "  A bound: memory traffic is not in it, nor experts out of balance. Steps of a "
+               "run say which share they reach.\n");
 }
 
 void print(std::FILE* to, const Planned& plan) {
@@ -238,8 +239,7 @@ int plan(const PlanOptions& options, const Communicator& communicator) {
   planned.options = options;
   planned.config = complete(read_language_model_deck(deck, notes), communicator, notes);
   note_idle_settings(deck, notes);
-  planned.step =
-      plan_step(planned.config, options.ranks > 0 ? options.ranks : communicator.size());
+  planned.step = plan_step(planned.config, options.ranks > 0 ? options.ranks : communicator.size());
   planned.measured = options.gemm_gflops == 0;
   planned.rates = {planned.measured
                        ? gemm_rate_of_rank(planned.config.double_precision, communicator)
@@ -260,12 +260,14 @@ int plan(const PlanOptions& options, const Communicator& communicator) {
 void add_plan(CLI::App& program, Action& action) {
   auto options = std::make_shared<PlanOptions>();
   CLI::App* command = program.add_subcommand(
-      "plan", "what a deck's model is and asks of each rank: parameters, FLOPs, memory, bytes, time");
+      "plan",
+      "what a deck's model is and asks of each rank: parameters, FLOPs, memory, bytes, time");
   command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
   command->add_option("--ranks", options->ranks, "as if on so many; default: those it is run on")
       ->check(CLI::Range(1, std::numeric_limits<int>::max()));
-  command->add_option("--gemm-gflops", options->gemm_gflops,
-                      "GEMM rate of a rank; default: measured here, in a tenth of a second")
+  command
+      ->add_option("--gemm-gflops", options->gemm_gflops,
+                   "GEMM rate of a rank; default: measured here, in a tenth of a second")
       ->check(CLI::PositiveNumber);
   command->add_option("--bandwidth", options->bandwidth_gbs, "GB/s of a rank to others; default 25")
       ->check(CLI::PositiveNumber);
@@ -274,7 +276,8 @@ void add_plan(CLI::App& program, Action& action) {
   command->add_option("--json", options->json, "write to a file, or - for standard output");
   command->add_option("overrides", options->overrides, "section/key=value ...");
   command->footer(
-      "Example: kokomoe plan -i inputs/lm/kjv.toml --ranks 64 parallel/expert_ranks=8 --gemm-gflops 2e4\n"
+      "Example: kokomoe plan -i inputs/lm/kjv.toml --ranks 64 parallel/expert_ranks=8 "
+      "--gemm-gflops 2e4\n"
       "Neither parameters nor activations are allocated, and no text is read.");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) { return plan(*options, communicator); };

@@ -37,8 +37,8 @@ class Square {
 
  private:
   static Matrix<T> make(int size) {
-    return Matrix<T>(
-        Kokkos::view_alloc("kokomoe::core::gemm_rate", Kokkos::WithoutInitializing), size, size);
+    return Matrix<T>(Kokkos::view_alloc("kokomoe::core::gemm_rate", Kokkos::WithoutInitializing),
+                     size, size);
   }
 
   ExecutionSpace space_;
@@ -55,7 +55,8 @@ double measure_gemm_rate(const ExecutionSpace& space, double seconds) {
   Square<T> product(space, size);
   product.seconds();  // wakes the library's threads
   double each = product.seconds();
-  // Eight times the work for twice the size, once to warm up and then the fewest that have a median.
+  // Eight times the work for twice the size, once to warm up and then the fewest that have a
+  // median.
   while (size < largest && since(start) + 8 * (fewest + 1) * each < seconds) {
     size *= 2;
     product = Square<T>(space, size);

@@ -3,6 +3,7 @@
 #include "kokomoe/moe/layer_memory.hpp"
 
 #include "kokomoe/core/philox.hpp"
+#include "kokomoe/moe/moe_layer.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 #include "kokomoe/parallel/step_context.hpp"
 
@@ -93,12 +94,74 @@ struct ExpertsRun {
   }
 };
 
-/// A line through the bytes of n rows and of 2 n, for experts `scale` times as large.
-RowMemory line(const Arena& once, const Arena& twice, double rows, double scale,
-               double fixed_scale) {
-  const double low = static_cast<double>(once.high_water());
-  const double row = (static_cast<double>(twice.high_water()) - low) / rows;
-  return {scale * row, fixed_scale * std::max(0.0, low - row * rows)};
+/// One run of a layer.
+template <class T>
+struct LayerRun {
+  Arena saved{"kokomoe::moe::memory::saved"}, forward{"kokomoe::moe::memory::forward"},
+      backward{"kokomoe::moe::memory::backward"};
+
+  LayerRun(const MoeConfig& config, bool layout_free, int tokens) {
+    StepContext ctx;
+    ParameterStore<T> store;
+    const MoeLayer<T> layer(config, 0, store, "moe");
+    allocate_frozen(store, ctx.space, layout_free);
+    const Communicator alone;
+    ctx.communicator = &alone;
+    ctx.saved = &saved;
+    ctx.scratch = &forward;
+    ctx.tokens = number_rows(ctx.space, tokens);
+    ctx.update_tokens = tokens;
+    ctx.layout_free = layout_free;
+    const auto rows = static_cast<std::size_t>(tokens);
+    const auto d = static_cast<std::size_t>(config.d_model);
+    const Matrix<T> x = random_rows<T>(ctx.space, rows, d), y("kokomoe::moe::memory::y", rows, d),
+                    dx("kokomoe::moe::memory::dx", rows, d);
+    // As in training, where the caller keeps them.
+    const Vector<double> statistics(
+        "kokomoe::moe::memory::statistics",
+        static_cast<std::size_t>(LoadStatistics::width(config.experts)));
+    typename MoeLayer<T>::Saved state;
+    layer.forward(ctx, x, y, state, statistics);
+    ctx.scratch = &backward;
+    layer.backward(ctx, state, y, dx);
+    ctx.space.fence(KOKOMOE_LABEL("moe::memory"));
+  }
+};
+
+double bytes_of(const Arena& arena) {
+  return static_cast<double>(arena.high_water());
+}
+
+/// How much smaller experts may be that tell what large ones take.
+struct Scale {
+  double size = 1;  ///< of channels
+  double fixed =
+      1;  ///< of what does not depend on the rows: layout-free products pack whole matrices
+
+  Scale(int d_model, int d_hidden, bool layout_free) {
+    constexpr double largest = 256;  // channels; more take longer and tell no more
+    size = std::max(1.0, std::sqrt(static_cast<double>(d_model) * d_hidden) / largest);
+    fixed = layout_free ? size * size : size;
+  }
+  int shrink(int channels) const {
+    return std::max(1, static_cast<int>(std::lround(channels / size)));
+  }
+};
+
+/// A line through the bytes of n rows and of 2 n.
+RowMemory line(const Arena& once, const Arena& twice, double rows, const Scale& scale) {
+  const double row = (bytes_of(twice) - bytes_of(once)) / rows;
+  return {scale.size * row, scale.fixed * std::max(0.0, bytes_of(once) - row * rows)};
+}
+
+/// A plane through those of n tokens, of 2 n, and of n with twice the rows. `routing`: bytes a
+/// token of the small layer's routing, with one expert a token and with two.
+TokenMemory plane(const Arena& once, const Arena& twice, const Arena& two_rows, double tokens,
+                  const Scale& scale, double routing, double routing_two) {
+  const double one = (bytes_of(twice) - bytes_of(once)) / tokens;
+  const double fixed = bytes_of(once) - one * tokens;
+  const double row = (bytes_of(two_rows) - bytes_of(once)) / tokens - (routing_two - routing);
+  return {scale.size * (one - routing - row), scale.size * row, scale.fixed * std::max(0.0, fixed)};
 }
 
 }  // namespace
@@ -136,29 +199,51 @@ RoutingMemory measure_routing(const MoeConfig& config, int sequence_length) {
 
 template <class T>
 ExpertsMemory measure_experts(const ExpertsConfig& config, bool layout_free) {
-  constexpr double largest = 256;  // channels; more take longer and tell no more
   constexpr int rows_each = 96, most_experts = 4;
-  const double mean = std::sqrt(static_cast<double>(config.d_model) * config.d_hidden);
-  const double scale = std::max(1.0, mean / largest);
-  const auto shrink = [&](int size) {
-    return std::max(1, static_cast<int>(std::lround(size / scale)));
-  };
+  const Scale scale(config.d_model, config.d_hidden, layout_free);
   ExpertsConfig small = config;
-  small.d_model = shrink(config.d_model);
-  small.d_hidden = shrink(config.d_hidden);
+  small.d_model = scale.shrink(config.d_model);
+  small.d_hidden = scale.shrink(config.d_hidden);
   small.experts = std::min(config.experts, most_experts);
   const ExpertsRun<T> once(small, layout_free, rows_each), twice(small, layout_free, 2 * rows_each);
   const double rows = static_cast<double>(small.experts) * rows_each;
-  // Layout-free products pack whole matrices.
-  const double fixed = layout_free ? scale * scale : scale;
-  return {line(once.saved, twice.saved, rows, scale, fixed),
-          line(once.forward, twice.forward, rows, scale, fixed),
-          line(once.backward, twice.backward, rows, scale, fixed)};
+  return {line(once.saved, twice.saved, rows, scale),
+          line(once.forward, twice.forward, rows, scale),
+          line(once.backward, twice.backward, rows, scale)};
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                      \
-  template RoutingMemory measure_routing<T>(const MoeConfig&, int); \
-  template ExpertsMemory measure_experts<T>(const ExpertsConfig&, bool);
+template <class T>
+LayerMemory measure_layer(const MoeConfig& config, bool layout_free) {
+  constexpr int tokens = 384;
+  const Scale scale(config.d_model, config.d_hidden, layout_free);
+  // Routing is measured by itself: a simple router with few experts, once with twice the rows.
+  MoeConfig small = config;
+  small.router = "top_k";
+  small.options = {};
+  small.capacity_factor = 0;
+  small.routing_group = 0;
+  small.causal = false;
+  small.group_over_ranks = false;
+  small.balance_scope = BalanceScope::global;
+  small.d_model = scale.shrink(config.d_model);
+  small.d_hidden = scale.shrink(config.d_hidden);
+  small.experts = 4;
+  small.k = 1;
+  MoeConfig two = small;
+  two.k = 2;
+  const LayerRun<T> once(small, layout_free, tokens), twice(small, layout_free, 2 * tokens),
+      two_rows(two, layout_free, tokens);
+  const double routing = measure_routing<T>(small, tokens).saved,
+               routing_two = measure_routing<T>(two, tokens).saved;
+  return {plane(once.saved, twice.saved, two_rows.saved, tokens, scale, routing, routing_two),
+          plane(once.forward, twice.forward, two_rows.forward, tokens, scale, 0, 0),
+          plane(once.backward, twice.backward, two_rows.backward, tokens, scale, 0, 0)};
+}
+
+#define KOKOMOE_INSTANTIATE(T)                                           \
+  template RoutingMemory measure_routing<T>(const MoeConfig&, int);      \
+  template ExpertsMemory measure_experts<T>(const ExpertsConfig&, bool); \
+  template LayerMemory measure_layer<T>(const MoeConfig&, bool);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

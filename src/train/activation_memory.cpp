@@ -13,7 +13,7 @@ namespace {
 constexpr double worth_its_own_message = 64 * 1024;
 
 ExpertsConfig experts_of(const MoeConfig& moe, int experts, int d_hidden) {
-  return {experts, moe.d_model, d_hidden, moe.activation, moe.bias, experts > 1, 1};
+  return {experts, moe.d_model, d_hidden, moe.activation, moe.bias, experts > 1, 1, moe.kernels};
 }
 
 int parts_of_exchange(const LanguageModelConfig& config, int expert_ranks, double row_bytes) {
@@ -41,13 +41,16 @@ ActivationMemory<T>::ActivationMemory(const LanguageModelConfig& config, int moe
     dense_ = measure_experts<T>(experts_of(moe, 1, moe.d_hidden), exact);
   if (moe_layers == 0) return;
   routing_ = measure_routing<T>(moe, config.sequence_length);
+  chunks_ =
+      parts_of_exchange(config, expert_ranks, matrix(rows(static_cast<double>(micro_batch)), d_));
+  if (expert_ranks == 1) {
+    layer_ = measure_layer<T>(moe, exact);
+    return;
+  }
   const int own = (moe.experts + expert_ranks - 1) / expert_ranks;
   experts_ = measure_experts<T>(experts_of(moe, own, moe.d_hidden), exact);
   if (moe.shared_experts > 0)
-    shared_ =
-        measure_experts<T>(experts_of(moe, 1, moe.d_hidden * moe.shared_experts), exact);
-  chunks_ = parts_of_exchange(config, expert_ranks,
-                              matrix(rows(static_cast<double>(micro_batch)), d_));
+    shared_ = measure_experts<T>(experts_of(moe, 1, moe.d_hidden * moe.shared_experts), exact);
 }
 
 template <class T>
@@ -56,13 +59,12 @@ double ActivationMemory<T>::saved(std::int64_t tokens_of_rank) const {
   if (tokens == 0) return 0;
   const int dense_layers = config_.model.layers - moe_layers_;
   // The embedded tokens, the final norm's result and statistics, the logits.
-  return matrix(tokens, 2 * d_ + 2 + vocabulary_) +
-         config_.model.layers * block_saved(tokens) + dense_layers * dense_.saved.at(tokens) +
-         moe_layers_ * moe_saved(tokens);
+  return matrix(tokens, 2 * d_ + 2 + vocabulary_) + config_.model.layers * block_saved(tokens) +
+         dense_layers * dense_.saved.at(tokens) + moe_layers_ * moe_saved(tokens);
 }
 
-/// Everything of a block but its feed-forward: two normed inputs with their statistics, queries, keys
-/// and values, heads and their sums, what lies between the branches, the output.
+/// Everything of a block but its feed-forward: two normed inputs with their statistics, queries,
+/// keys and values, heads and their sums, what lies between the branches, the output.
 template <class T>
 double ActivationMemory<T>::block_saved(double tokens) const {
   return matrix(tokens, 8 * d_ + 4 + config_.model.heads);
@@ -71,17 +73,27 @@ double ActivationMemory<T>::block_saved(double tokens) const {
 template <class T>
 double ActivationMemory<T>::moe_saved(double tokens) const {
   const MoeConfig& moe = config_.model.moe;
-  const double n = rows(tokens), slots = routing_.slots * tokens, experts = moe.experts;
-  double bytes = routing_.saved * tokens + matrix(n, d_) + experts_.saved.at(n);
-  bytes += 4 * sizeof(int) * slots;                             // the dispatch plan
-  bytes += (3 * sizeof(int) + 2 * sizeof(double)) * experts;    // counts
+  const double n = rows(tokens), slots = routing_.slots * tokens;
+  double bytes = routing_.saved * tokens;
+  bytes += (3 * sizeof(int) + 2 * sizeof(double)) * moe.experts;  // counts
   if (moe.capacity_factor > 0) bytes += (1 + sizeof(int)) * slots;
+  if (moe.balance != 0 && moe.balance_scope == BalanceScope::sequence)
+    bytes += sizeof(int) * (tokens + tokens / config_.sequence_length * moe.experts);
+  if (sharded()) return bytes + sharded_saved(tokens);
+  // The dispatch plan has as much for a slot that is not used as for a row.
+  return bytes + layer_.saved.at(tokens, n) + 4 * sizeof(int) * (slots - n);
+}
+
+/// Rows as they arrived, the experts' hidden layer, the dispatch plan.
+template <class T>
+double ActivationMemory<T>::sharded_saved(double tokens) const {
+  const MoeConfig& moe = config_.model.moe;
+  const double n = rows(tokens);
+  double bytes = matrix(n, d_) + experts_.saved.at(n);
+  bytes += sizeof(int) * (4 * routing_.slots * tokens + n);  // also: whose expert a row is for
+  if (config_.layout_free) bytes += 3 * sizeof(int) * n;     // sequences, segments
   if (moe.output_gain) bytes += matrix(tokens, d_);
   if (moe.shared_experts > 0) bytes += shared_.saved.at(tokens);
-  if (moe.balance != 0 && moe.balance_scope == BalanceScope::sequence)
-    bytes += sizeof(int) * (tokens + tokens / config_.sequence_length * experts);
-  if (sharded()) bytes += sizeof(int) * n;                      // whose expert a row is for
-  if (config_.layout_free) bytes += (sharded() ? 3 : 2) * sizeof(int) * n;  // sequences, segments
   return bytes;
 }
 
@@ -89,35 +101,45 @@ template <class T>
 double ActivationMemory<T>::scratch(std::int64_t tokens_of_rank) const {
   const auto tokens = static_cast<double>(tokens_of_rank);
   const double token_rows = matrix(tokens, d_);
-  double block = attention_scratch(tokens);
-  if (moe_layers_ < config_.model.layers)
+  double block = attention_scratch(tokens), forward = 0;
+  if (moe_layers_ < config_.model.layers) {
     block = std::max(block, dense_.backward.at(tokens));
-  if (moe_layers_ > 0) block = std::max(block, moe_scratch(tokens));
+    forward = token_rows + dense_.forward.at(tokens);
+  }
+  if (moe_layers_ > 0) {
+    block = std::max(block, moe_backward(tokens));
+    forward = std::max(forward, token_rows + moe_forward(tokens));
+  }
   // Gradients of a block's output and input, beside those that go from block to block.
-  const double backward = 2 * token_rows + std::max({2 * token_rows + block, token_rows,
-                                                     head_scratch(tokens),
-                                                     embedding_scratch(tokens)});
-  const double forward =
-      moe_layers_ < config_.model.layers ? token_rows + dense_.forward.at(tokens) : 0;
+  const double backward =
+      2 * token_rows + std::max({2 * token_rows + block, token_rows, head_scratch(tokens),
+                                 embedding_scratch(tokens)});
   return std::max(backward, forward);
 }
 
+/// Of sharded layers: rows as sent, arrived, unsorted and computed.
 template <class T>
-double ActivationMemory<T>::moe_scratch(double tokens) const {
+double ActivationMemory<T>::moe_forward(double tokens) const {
+  const double n = rows(tokens);
+  if (!sharded()) return layer_.forward.at(tokens, n);
+  const double shared = config_.model.moe.shared_experts > 0 ? matrix(tokens, d_) : 0;
+  return 4 * matrix(n, d_) + shared + experts_.forward.at(n / chunks_);
+}
+
+template <class T>
+double ActivationMemory<T>::moe_backward(double tokens) const {
   const MoeConfig& moe = config_.model.moe;
   const double n = rows(tokens), token_rows = matrix(tokens, d_);
-  const double gradients = 2 * matrix(n, d_ + 1) + (moe.output_gain ? token_rows : 0) +
-                           (moe.shared_experts > 0 ? token_rows : 0);
-  double experts = experts_.backward.at(n);
-  if (sharded()) {
-    const bool sorted = chunks_ * expert_ranks_ >= moe.experts;  // one expert a part
-    experts = 2 * matrix(n, d_ + 1) + (sorted ? 0 : matrix(n, d_ + 1)) +
-              experts_.backward.at(n / chunks_);
-  }
-  const double router = matrix(tokens, routing_.slots + 2.0 * moe.experts) +
-                        routing_.scratch * tokens;
+  const double of_rows = matrix(n, d_ + 2) + (moe.output_gain ? token_rows : 0) +
+                         (moe.shared_experts > 0 ? token_rows : 0);
+  const double router =
+      of_rows + matrix(tokens, routing_.slots + 2.0 * moe.experts) + routing_.scratch * tokens;
+  if (!sharded()) return std::max(router, layer_.backward.at(tokens, n));
+  // Gradients as sent, arrived, unsorted where a part has several experts, and computed.
+  const bool sorted = chunks_ * expert_ranks_ >= moe.experts;
+  const double travel = matrix(n, d_) + (sorted ? 2 : 3) * matrix(n, d_ + 1);
   const double shared = moe.shared_experts > 0 ? shared_.backward.at(tokens) : 0;
-  return gradients + std::max({experts, shared, router});
+  return std::max(router, of_rows + travel + std::max(shared, experts_.backward.at(n / chunks_)));
 }
 
 /// Gradients of heads, queries, keys and values.

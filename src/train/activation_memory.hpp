@@ -9,9 +9,10 @@
 
 namespace kokomoe::detail {
 
-/// Bytes that a training step takes from its two arenas on a rank, with balanced experts: what Block,
-/// MoeLayer and DecoderLm take there, in terms of tokens. Routers and experts are run and looked at
-/// (see layer_memory.hpp). What is as small as one number a token may be missing.
+/// Bytes that a training step takes from its two arenas on a rank, with balanced experts: what
+/// Block and DecoderLm take there, in terms of tokens, and MoE layers whose experts lie on several
+/// ranks. Others, routers and experts are run and looked at (see layer_memory.hpp). What is as
+/// small as one number a token may be missing.
 template <class T>
 class ActivationMemory {
  public:
@@ -27,7 +28,9 @@ class ActivationMemory {
  private:
   double block_saved(double tokens) const;
   double moe_saved(double tokens) const;
-  double moe_scratch(double tokens) const;
+  double sharded_saved(double tokens) const;
+  double moe_forward(double tokens) const;
+  double moe_backward(double tokens) const;
   double attention_scratch(double tokens) const;
   double embedding_scratch(double tokens) const;
   double head_scratch(double tokens) const;
@@ -40,7 +43,8 @@ class ActivationMemory {
   int chunks_ = 1;
   double d_, vocabulary_;
   RoutingMemory routing_;
-  ExpertsMemory dense_, experts_, shared_;
+  LayerMemory layer_;                       ///< with all experts on this rank
+  ExpertsMemory dense_, experts_, shared_;  ///< the latter of layers that are not
 };
 
 }  // namespace kokomoe::detail

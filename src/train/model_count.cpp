@@ -15,8 +15,8 @@ namespace {
 /// The part of a tensor, by its name.
 ModelPart part_of(const std::string& name) {
   const std::pair<const char*, ModelPart> marks[] = {
-      {".attention.", ModelPart::attention},   {".ffn.", ModelPart::feed_forward},
-      {".moe.router.", ModelPart::router},     {".moe.experts.", ModelPart::experts},
+      {".attention.", ModelPart::attention},       {".ffn.", ModelPart::feed_forward},
+      {".moe.router.", ModelPart::router},         {".moe.experts.", ModelPart::experts},
       {".moe.shared.", ModelPart::shared_experts}, {"_norm.", ModelPart::norms},
       {".output_gain", ModelPart::norms}};
   for (const auto& [mark, part] : marks)
@@ -26,7 +26,8 @@ ModelPart part_of(const std::string& name) {
   fail("count_model", "\"" + name + "\" belongs to no part of the model");
 }
 
-/// True for what rows are multiplied by. Routers keep tables that are matrices without being trained.
+/// True for what rows are multiplied by. Routers keep tables that are matrices without being
+/// trained.
 bool is_matrix(const ParameterSpec& spec, ModelPart part) {
   return part == ModelPart::router ? spec.shape.size() == 2 : spec.decay;
 }
@@ -34,16 +35,10 @@ bool is_matrix(const ParameterSpec& spec, ModelPart part) {
 }  // namespace
 
 const char* to_string(ModelPart part) {
-  switch (part) {
-    case ModelPart::embedding: return "embedding";
-    case ModelPart::attention: return "attention";
-    case ModelPart::feed_forward: return "feed_forward";
-    case ModelPart::router: return "router";
-    case ModelPart::experts: return "experts";
-    case ModelPart::shared_experts: return "shared_experts";
-    case ModelPart::norms: return "norms";
-    default: return "head";
-  }
+  constexpr const char* names[model_parts] = {"embedding", "attention", "feed_forward",
+                                              "router",    "experts",   "shared_experts",
+                                              "norms",     "head"};
+  return names[static_cast<std::size_t>(part)];
 }
 
 PartCount ModelCount::total() const {

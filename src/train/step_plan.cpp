@@ -73,8 +73,7 @@ void add_exchanges(const LanguageModelConfig& config, int moe_layers, int chunks
   if (plan.expert_ranks == 1) return;
   TrafficPlan& traffic = plan.traffic;
   const double others = static_cast<double>(plan.expert_ranks - 1) / plan.expert_ranks;
-  const double rows =
-      others * plan.model.rows * static_cast<double>(plan.rank_tokens) * moe_layers;
+  const double rows = others * plan.model.rows * static_cast<double>(plan.rank_tokens) * moe_layers;
   const double row = static_cast<double>(config.model.moe.d_model) * sizeof(T);
   const double sequence = config.layout_free ? sizeof(std::uint32_t) : 0;
   traffic.dispatch = rows * (row + sequence);
@@ -82,7 +81,6 @@ void add_exchanges(const LanguageModelConfig& config, int moe_layers, int chunks
   // Weights go with the gradients, and theirs come back.
   traffic.dispatch_backward = traffic.combine_backward = rows * (row + sizeof(T));
   const double kinds = 6 + (config.layout_free ? 1 : 0);
-  traffic.exchanges = 4.0 * moe_layers * config.accumulate;
   traffic.messages =
       kinds * moe_layers * config.accumulate * chunks * static_cast<double>(plan.expert_ranks - 1);
 }

@@ -7,7 +7,7 @@
 
 namespace kokomoe {
 
-/// What the parts of a layer take from the arenas. Each router and each way to multiply keeps what
+/// What a layer and its parts take from the arenas. Each router and each way to multiply keeps what
 /// it likes: small ones are run here and looked at, so that no second description can grow stale.
 
 /// Of one token.
@@ -35,8 +35,25 @@ struct ExpertsMemory {
   RowMemory forward, backward;  ///< scratch
 };
 
+/// Bytes for some tokens and the rows that they become.
+struct TokenMemory {
+  double token = 0;
+  double row = 0;
+  double fixed = 0;
+  double at(double tokens, double rows) const { return token * tokens + row * rows + fixed; }
+};
+
+struct LayerMemory {
+  TokenMemory saved;              ///< but for what RoutingMemory has
+  TokenMemory forward, backward;  ///< scratch, but for what grows with the number of experts
+};
+
 /// Runs experts of the same proportions, small ones where config's are large.
 template <class T>
 ExpertsMemory measure_experts(const ExpertsConfig& config, bool layout_free);
+
+/// The same of a whole layer that has all its experts on this rank.
+template <class T>
+LayerMemory measure_layer(const MoeConfig& config, bool layout_free);
 
 }  // namespace kokomoe

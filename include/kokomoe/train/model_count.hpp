@@ -32,8 +32,8 @@ struct PartCount {
 };
 
 /// What a model is, over all ranks. Floating-point operations are those of matrix products, two for
-/// each multiply-add, attention's by the mean number of keys that a token sees; backward has twice as
-/// many as forward, and nothing that is computed again counts.
+/// each multiply-add, attention's by the mean number of keys that a token sees; backward has twice
+/// as many as forward, and nothing that is computed again counts.
 struct ModelCount {
   std::array<PartCount, model_parts> parts{};
   double frozen = 0;  ///< parameters

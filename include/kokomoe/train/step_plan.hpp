@@ -28,11 +28,10 @@ struct MemoryPlan {
 
 /// What a rank hands over in one update.
 struct TrafficPlan {
-  double exchanges = 0;        ///< a micro-batch and layer: rows there and back, gradients likewise
-  double dispatch = 0;         ///< bytes to other ranks, rows to their experts
-  double combine = 0;          ///< and their results back
+  double dispatch = 0;   ///< bytes to other ranks, rows to their experts
+  double combine = 0;    ///< and their results back
   double dispatch_backward = 0, combine_backward = 0;
-  double messages = 0;         ///< of all exchanges
+  double messages = 0;              ///< of all exchanges
   double replicated_gradients = 0;  ///< bytes that every rank sums with all others
   double expert_gradients = 0;      ///< with those that hold the same experts
   double exchanged() const { return dispatch + combine + dispatch_backward + combine_backward; }
@@ -51,15 +50,15 @@ struct StepPlan {
   TrafficPlan traffic;
 };
 
-/// `config`: see with_stand_ins. Allocates neither parameters nor activations. Throws InputError when
-/// parallel/expert_ranks does not divide the ranks or train/freeze matches nothing.
+/// `config`: see with_stand_ins. Allocates neither parameters nor activations. Throws InputError
+/// when parallel/expert_ranks does not divide the ranks or train/freeze matches nothing.
 StepPlan plan_step(const LanguageModelConfig& config, int ranks);
 
 /// What a machine's rank can do.
 struct MachineRates {
-  double gemm = 0;              ///< floating-point operations a second
-  double bandwidth = 25e9;      ///< bytes a second to other ranks
-  double latency = 2e-6;        ///< seconds a message
+  double gemm = 0;          ///< floating-point operations a second
+  double bandwidth = 25e9;  ///< bytes a second to other ranks
+  double latency = 2e-6;    ///< seconds a message
 };
 
 /// Seconds of an update when products run at the GEMM rate, everything else of a rank's own work

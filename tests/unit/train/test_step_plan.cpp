@@ -18,8 +18,8 @@ using Settings = std::vector<std::string>;
 
 /// Large enough that what is as small as a number a token does not show.
 Settings with_size(Settings more) {
-  Settings settings{"model/d_model=64", "model/d_hidden=96", "model/heads=4", "moe/experts=8",
-                    "train/batch_tokens=1024", "moe/allow_future=true"};
+  Settings settings{"model/d_model=64", "model/d_hidden=96",       "model/heads=4",
+                    "moe/experts=8",    "train/batch_tokens=1024", "moe/allow_future=true"};
   settings.insert(settings.end(), more.begin(), more.end());
   return settings;
 }
@@ -40,10 +40,8 @@ void check_against_update(const Settings& settings) {
   CHECK(plan.model.total().parameters == static_cast<double>(model->store().parameters()));
   CHECK(plan.memory.replicated.total() + plan.memory.experts.total() ==
         static_cast<double>(model->store().bytes()));
-  CHECK(plan.memory.saved ==
-        Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
-  CHECK(plan.memory.scratch ==
-        Approx(static_cast<double>(model->scratch_bytes())).epsilon(0.1));
+  CHECK(plan.memory.saved == Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
+  CHECK(plan.memory.scratch == Approx(static_cast<double>(model->scratch_bytes())).epsilon(0.1));
 }
 
 }  // namespace
@@ -55,6 +53,7 @@ TEST_CASE("a plan has the parameters and the memory of the model that is trained
       Settings{}, Settings{"moe/every=2", "model/layers=3", "model/norm=layer_norm"},
       Settings{"moe/router=top_k", "moe/k=3", "moe/shared_experts=2", "moe/output_gain=true"},
       Settings{"moe/router=switch", "model/bias=true", "train/accumulate=2"},
+      Settings{"parallel/expert_kernels=gemm"},
       Settings{"moe/router=dense_mixture", "moe/experts=3", "moe/balance=0"},
       Settings{"train/freeze=[\"*.router.weight\", \"embedding.*\"]"});
   INFO(settings.size() << " settings, the first: " << (settings.empty() ? "" : settings[0]));
@@ -68,9 +67,9 @@ TEST_CASE("a plan knows the memory of double precision and of layout-free steps"
 }
 
 TEST_CASE("a plan knows what each router keeps", "[train]") {
-  const std::string router = GENERATE("noisy_top_k", "xmoe", "hash", "deepseek_v3", "default_moe",
-                                      "reinforce", "gshard", "s_base", "quantile_balance",
-                                      "expert_choice");
+  const std::string router =
+      GENERATE("noisy_top_k", "xmoe", "hash", "deepseek_v3", "default_moe", "reinforce", "gshard",
+               "s_base", "quantile_balance", "expert_choice");
   INFO(router);
   Settings settings = with_size({"moe/router=" + router, "moe/experts=32"});
   const TinyTraining tiny;
@@ -78,8 +77,7 @@ TEST_CASE("a plan knows what each router keeps", "[train]") {
   const auto model = tiny.make<float>(settings);
   model->update(0);
   CHECK(plan.model.total().parameters == static_cast<double>(model->store().parameters()));
-  CHECK(plan.memory.saved ==
-        Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
+  CHECK(plan.memory.saved == Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
 }
 
 TEST_CASE("operations of a token are those that the layers' products do", "[train]") {
@@ -101,8 +99,7 @@ TEST_CASE("operations of a token are those that the layers' products do", "[trai
   CHECK(sparse.rows == 2);
   CHECK(sparse.part(ModelPart::router).forward_flops == layers * 2 * d * experts);
   CHECK(sparse.part(ModelPart::experts).forward_flops == layers * 2 * 6 * d * h);
-  CHECK(sparse.part(ModelPart::experts).parameters ==
-        layers * experts * (3 * d * h + 2 * h + d));
+  CHECK(sparse.part(ModelPart::experts).parameters == layers * experts * (3 * d * h + 2 * h + d));
   CHECK(sparse.part(ModelPart::experts).active == layers * 2 * (3 * d * h + 2 * h + d));
 
   const ModelCount choice =
@@ -112,8 +109,8 @@ TEST_CASE("operations of a token are those that the layers' products do", "[trai
 
 TEST_CASE("ranks share tokens and experts, and hand over rows and gradients", "[train]") {
   const TinyTraining tiny;
-  const Settings settings = with_size(
-      {"moe/router=top_k", "moe/k=2", "moe/experts=6", "parallel/expert_ranks=4"});
+  const Settings settings =
+      with_size({"moe/router=top_k", "moe/k=2", "moe/experts=6", "parallel/expert_ranks=4"});
   const StepPlan alone =
       plan_step(config_of(tiny, with_size({"moe/router=top_k", "moe/k=2", "moe/experts=6"})), 1);
   const StepPlan plan = plan_step(config_of(tiny, settings), 8);
@@ -152,10 +149,16 @@ TEST_CASE("evaluation takes its own number of tokens at once", "[train]") {
 
 TEST_CASE("a plan of a model that no machine holds", "[train]") {
   const TinyTraining tiny;
-  const Settings settings{"model/layers=200",    "model/d_model=32768", "model/d_hidden=131072",
-                          "model/heads=256",     "moe/experts=1024",    "moe/router=top_k",
-                          "moe/k=8",             "data/sequence_length=8192",
-                          "train/batch_tokens=67108864", "parallel/expert_ranks=1024"};
+  const Settings settings{"model/layers=200",
+                          "model/d_model=32768",
+                          "model/d_hidden=131072",
+                          "model/heads=256",
+                          "moe/experts=1024",
+                          "moe/router=top_k",
+                          "moe/k=8",
+                          "data/sequence_length=8192",
+                          "train/batch_tokens=67108864",
+                          "parallel/expert_ranks=1024"};
   const StepPlan plan = plan_step(config_of(tiny, settings), 8192);
   const double one = 3.0 * 32768 * 131072;
   CHECK(plan.model.part(ModelPart::experts).parameters == 200 * 1024 * one);
@@ -166,9 +169,9 @@ TEST_CASE("a plan of a model that no machine holds", "[train]") {
 
 TEST_CASE("plans of decks that do not go together are refused", "[train]") {
   const TinyTraining tiny;
-  CHECK_THAT(message_of<InputError>(
-                 [&] { plan_step(config_of(tiny, {"parallel/expert_ranks=3"}), 4); }),
-             contains("parallel/expert_ranks: 3 does not divide 4 rank(s)"));
+  CHECK_THAT(
+      message_of<InputError>([&] { plan_step(config_of(tiny, {"parallel/expert_ranks=3"}), 4); }),
+      contains("parallel/expert_ranks: 3 does not divide 4 rank(s)"));
   CHECK_THAT(
       message_of<InputError>([&] { plan_step(config_of(tiny, {"train/freeze=[\"x*\"]"}), 1); }),
       contains("train/freeze: no tensor matches \"x*\""));
