@@ -6,7 +6,7 @@
 # do not; and steps say which share of the GEMM rate they reach.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
-# compare NAME RANKS SETTING...: trains two steps, and holds parameters and memory against the plan.
+# compare NAME RANKS SETTING...: trains three steps, and holds parameters and memory against the plan.
 compare() {
   local name="$1" ranks="$2"
   shift 2
@@ -14,7 +14,7 @@ compare() {
   ((ranks > 1)) && read -r -a start <<<"$KOKOMOE_MPIEXEC -n $ranks env OMP_NUM_THREADS=1 OMP_PROC_BIND=false"
   kokomoe plan -i deck.toml --ranks "$ranks" --gemm-gflops 100 --json "$name.json" "$@" \
     >"$name-plan.txt"
-  "${start[@]}" "$KOKOMOE_PROGRAM" train -i deck.toml -d "$name" train/steps=2 "$@" >"$name.txt"
+  "${start[@]}" "$KOKOMOE_PROGRAM" train -i deck.toml -d "$name" train/steps=3 "$@" >"$name.txt"
   kokomoe inspect "$name" --json "$name-tensors.json" >/dev/null
   "$KOKOMOE_PYTHON" - "$name" <<'PY'
 import json, math, re, sys
