@@ -88,6 +88,7 @@ Matrix<T> DecoderLm<T>::project(const StepContext& ctx, const Matrix<const T>& x
                                 Saved& saved) const {
   saved.features = ctx.saved->template matrix<T>(x.extent(0), x.extent(1));
   final_norm_.forward(ctx, x, saved.features, saved.final_norm);
+  const Region region(KOKOMOE_LABEL("model::head"));
   const Matrix<T> logits =
       ctx.saved->template matrix<T>(x.extent(0), static_cast<std::size_t>(config_.vocabulary));
   multiply<T>(ctx, Transpose::yes, saved.features, store_->value(head()), false, logits);
@@ -133,8 +134,11 @@ void DecoderLm<T>::backward(const StepContext& ctx, Saved& saved,
   const std::size_t tokens = saved.features.extent(0), d = saved.features.extent(1);
   const Matrix<T> d_features = ctx.scratch->template matrix<T>(tokens, d);
   const Matrix<T> dx = ctx.scratch->template matrix<T>(tokens, d);
-  add_weight_gradient<T>(ctx, d_logits, saved.features, *store_, head());
-  multiply<T>(ctx, Transpose::no, d_logits, store_->value(head()), false, d_features);
+  {
+    const Region head_region(KOKOMOE_LABEL("model::head_backward"));
+    add_weight_gradient<T>(ctx, d_logits, saved.features, *store_, head());
+    multiply<T>(ctx, Transpose::no, d_logits, store_->value(head()), false, d_features);
+  }
   for_each_row(
       KOKOMOE_LABEL("model::zero"), ctx.space, static_cast<int>(tokens),
       KOKKOS_LAMBDA(const Row& row) {

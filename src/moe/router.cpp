@@ -26,6 +26,7 @@ Router<T>::Router(RouterPlace place, ParameterStore<T>& store, int rows)
 
 template <class T>
 Matrix<T> Router<T>::project(const StepContext& ctx, const Matrix<const T>& x) const {
+  const Region region(KOKOMOE_LABEL("moe::router::project"));
   require_shape("Router::project", "x", x, x.extent(0), static_cast<std::size_t>(place_.d_model));
   const Matrix<T> z = ctx.saved->template matrix<T>(x.extent(0),
                                                     static_cast<std::size_t>(logit_columns()));
@@ -36,6 +37,7 @@ Matrix<T> Router<T>::project(const StepContext& ctx, const Matrix<const T>& x) c
 template <class T>
 void Router<T>::project_backward(const StepContext& ctx, const Matrix<const T>& x,
                                  const Matrix<const T>& d_z, const Matrix<T>& d_x) const {
+  const Region region(KOKOMOE_LABEL("moe::router::project_backward"));
   add_weight_gradient<T>(ctx, d_z, x, *store_, weight_);
   multiply<T>(ctx, Transpose::no, d_z, store_->value(weight_), true, d_x);
 }

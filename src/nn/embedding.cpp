@@ -43,6 +43,7 @@ void Embedding<T>::forward(const StepContext& ctx, const Vector<const int>& inde
 template <class T>
 void Embedding<T>::backward(const StepContext& ctx, const Vector<const int>& index,
                             const Matrix<const T>& dy) const {
+  const Region region(KOKOMOE_LABEL("nn::embedding_backward"));
   const Matrix<T> gradient = store_->gradient(weight_);
   require_shape("Embedding::backward", "dy", dy, index.extent(0), gradient.extent(1));
   const int columns = static_cast<int>(dy.extent(1));

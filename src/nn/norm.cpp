@@ -28,6 +28,7 @@ Norm<T>::Norm(NormKind kind, int d_model, ParameterStore<T>& store, const std::s
 template <class T>
 void Norm<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
                       Saved& saved) const {
+  const Region region(KOKOMOE_LABEL("nn::norm"));
   require_shape("Norm::forward", "y", y, x.extent(0), x.extent(1));
   const int d = static_cast<int>(x.extent(1));
   saved.x = x;
@@ -64,6 +65,7 @@ void Norm<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Ma
 template <class T>
 void Norm<T>::backward(const StepContext& ctx, const Saved& saved, const Matrix<const T>& dy,
                        const Matrix<T>& dx) const {
+  const Region region(KOKOMOE_LABEL("nn::norm_backward"));
   const Matrix<const T> x = saved.x, statistics = saved.statistics;
   require_shape("Norm::backward", "dy", dy, x.extent(0), x.extent(1));
   require_shape("Norm::backward", "dx", dx, x.extent(0), x.extent(1));
