@@ -28,7 +28,10 @@ void add_plan(CLI::App& program, Action& action);
 void add_routers(CLI::App& program, Action& action);
 void add_fidelity(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
-/// `bench exchange`, below the command `bench`.
+/// Below the command `bench`.
+void add_bench_gemm(CLI::App& bench, Action& action);
+void add_bench_layer(CLI::App& bench, Action& action);
+void add_bench_step(CLI::App& bench, Action& action);
 void add_bench_exchange(CLI::App& bench, Action& action);
 
 /// Throws InputError when write_json could not write there: asked before the work is done.

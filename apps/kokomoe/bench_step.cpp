@@ -1,0 +1,208 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "bench_tools.hpp"
+#include "command.hpp"
+#include "random_corpus.hpp"
+#include "step_profile.hpp"
+
+#include "kokomoe/core/gemm.hpp"
+#include "kokomoe/core/gemm_rate.hpp"
+#include "kokomoe/core/placement.hpp"
+#include "kokomoe/train/language_model.hpp"
+#include "kokomoe/train/model_count.hpp"
+#include "kokomoe/train/rehearsal.hpp"
+
+#include <cstdio>
+#include <memory>
+
+namespace kokomoe::app {
+
+namespace {
+
+struct StepOptions {
+  std::string deck, json;
+  std::vector<std::string> overrides;
+  int repeats = 11, warm_up = 3;
+};
+
+/// What was measured, of the slowest rank; parts are the first rank's.
+struct StepTimes {
+  std::vector<double> gemm_rates, seconds, profiled_seconds;
+  std::array<std::vector<double>, step_parts> parts;
+
+  std::array<double, step_parts> shares() const {
+    std::array<double, step_parts> result{};
+    double total = 0;
+    for (std::size_t i = 0; i < step_parts; ++i) total += result[i] = median(parts[i]);
+    for (double& share : result) share /= total;
+    return result;
+  }
+};
+
+template <class T>
+class StepBench {
+ public:
+  StepBench(const LanguageModelConfig& config, const Communicator& ranks)
+      : ranks_(ranks),
+        model_(config, ranks,
+               random_corpus(config.model.vocabulary,
+                             static_cast<std::size_t>(config.batch_tokens) * 4)) {}
+
+  StepTimes measure(int warm_up, int repeats) {
+    StepTimes times;
+    for (int i = 0; i < warm_up + repeats; ++i) {
+      if (i == warm_up) times = StepTimes();
+      times.gemm_rates.push_back(measure_gemm_rate<T>(space_));
+      times.seconds.push_back(update());
+      const StepProfile profile;
+      times.profiled_seconds.push_back(update());
+      const auto seconds = profile.seconds();
+      for (std::size_t p = 0; p < step_parts; ++p) times.parts[p].push_back(seconds[p]);
+    }
+    return times;
+  }
+
+  const LanguageModel<T>& model() const { return model_; }
+  /// Floating-point operations of a token, as kokomoe plan counts them.
+  double token_flops() {
+    const LanguageModelConfig& config = model_.config();
+    return count_model<T>(config, model_.store(), assignments_of_token(config)).flops();
+  }
+
+ private:
+  double update() {
+    ranks_.barrier();
+    Timer timer(space_);
+    model_.update(step_++);
+    const auto nanoseconds = static_cast<std::int64_t>(timer.lap() * 1e9);
+    return static_cast<double>(ranks_.all_reduce_max(nanoseconds)) * 1e-9;
+  }
+
+  const Communicator& ranks_;
+  ExecutionSpace space_;
+  LanguageModel<T> model_;
+  std::int64_t step_ = 0;
+};
+
+struct StepFigures {
+  Spread seconds;
+  double tokens, gflops, gemm_gflops;  ///< rates of one rank
+  std::size_t saved_bytes, scratch_bytes, device_bytes;
+
+  double tokens_per_second() const { return tokens / seconds.median; }
+};
+
+void print(std::FILE* to, const StepOptions& options, const LanguageModelConfig& config,
+           const StepTimes& times, const StepFigures& figures) {
+  if (const std::string warning = placement_warning(); !warning.empty())
+    std::fprintf(to, "%s\n", warning.c_str());
+  std::fprintf(to, "%s; %s, %d tokens an update, random ones; medians of %d\n",
+               gemm_library().c_str(), options.deck.c_str(), static_cast<int>(config.batch_tokens),
+               options.repeats);
+  const Spread& seconds = figures.seconds;
+  std::fprintf(to, "step       %10.2f ms, quartiles %.2f %.2f; %.2f ms while profiled\n",
+               seconds.median * 1e3, seconds.low * 1e3, seconds.high * 1e3,
+               median(times.profiled_seconds) * 1e3);
+  std::fprintf(to, "tokens/s   %10.0f, quartiles %.0f %.0f\n", figures.tokens_per_second(),
+               figures.tokens / seconds.high, figures.tokens / seconds.low);
+  std::fprintf(
+      to,
+      "GFLOP/s    %10.1f a rank, of products that the model counts; %.3f of its GEMM rate %.1f\n",
+      figures.gflops, figures.gflops / figures.gemm_gflops, figures.gemm_gflops);
+  std::fprintf(to, "MiB        %10.1f saved, %.1f scratch, %.1f with parameters and moments\n",
+               static_cast<double>(figures.saved_bytes) / 1048576,
+               static_cast<double>(figures.scratch_bytes) / 1048576,
+               static_cast<double>(figures.device_bytes) / 1048576);
+  const auto shares = times.shares();
+  for (std::size_t i = 0; i < step_parts; ++i)
+    if (!times.parts[i].empty() && shares[i] > 0)
+      std::fprintf(to, "  %-14s %6.3f\n", to_string(static_cast<StepPart>(i)), shares[i]);
+}
+
+nlohmann::json to_json(const StepOptions& options, const Deck& deck,
+                       const LanguageModelConfig& config, const StepTimes& times,
+                       const StepFigures& figures) {
+  const Spread& seconds = figures.seconds;
+  nlohmann::json row = {{"deck", options.deck},
+                        {"effective_deck", deck.effective()},
+                        {"vocabulary", config.model.vocabulary},
+                        {"tokens", config.batch_tokens},
+                        {"repeats", options.repeats},
+                        {"step_ms", seconds.median * 1e3},
+                        {"step_ms_quartiles", seconds.quartiles(1e3)},
+                        {"profiled_step_ms", median(times.profiled_seconds) * 1e3},
+                        {"tokens_per_second", figures.tokens_per_second()},
+                        {"tokens_per_second_quartiles",
+                         {figures.tokens / seconds.high, figures.tokens / seconds.low}},
+                        {"gflops", figures.gflops},
+                        {"share_of_gemm", figures.gflops / figures.gemm_gflops},
+                        {"saved_bytes", figures.saved_bytes},
+                        {"scratch_bytes", figures.scratch_bytes},
+                        {"device_bytes", figures.device_bytes}};
+  const auto shares = times.shares();
+  for (std::size_t i = 0; i < step_parts; ++i)
+    row["shares"][to_string(static_cast<StepPart>(i))] = shares[i];
+  return row;
+}
+
+template <class T>
+int bench_step(const StepOptions& options, const Deck& deck, const LanguageModelConfig& config,
+               const Communicator& ranks) {
+  StepBench<T> bench(config, ranks);
+  const StepTimes times = bench.measure(options.warm_up, options.repeats);
+  const Spread seconds(times.seconds);
+  const double rank_tokens = static_cast<double>(config.batch_tokens) / ranks.size();
+  const StepFigures figures{seconds,
+                            static_cast<double>(config.batch_tokens),
+                            bench.token_flops() * rank_tokens / seconds.median * 1e-9,
+                            median(times.gemm_rates) * 1e-9,
+                            bench.model().saved_bytes(),
+                            bench.model().scratch_bytes(),
+                            bench.model().peak_bytes()};
+  if (!ranks.is_root()) return done;
+  print(options.json == "-" ? stderr : stdout, options, config, times, figures);
+  write_json(options.json,
+             {{"results", nlohmann::json::array({to_json(options, deck, config, times, figures)})},
+              {"machine",
+               {{"gemm_gflops", figures.gemm_gflops},
+                {"blas", gemm_library()},
+                {"cores", ExecutionSpace().concurrency()},
+                {"ranks", ranks.size()}}}});
+  return done;
+}
+
+int bench_step(const StepOptions& options, const Communicator& ranks) {
+  if (ranks.is_root()) require_json(options.json);
+  std::vector<std::string> notes;
+  const Deck deck = load_language_model_deck(options.deck, options.overrides);
+  LanguageModelConfig config = read_language_model_deck(deck, notes);
+  note_idle_settings(deck, notes);
+  if (ranks.is_root())
+    for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
+  if (!config.tokenizer.model.empty())
+    config.model.vocabulary = make_tokenizer(config.tokenizer, ranks)->vocabulary();
+  config = with_stand_ins(std::move(config));
+  return config.double_precision ? bench_step<double>(options, deck, config, ranks)
+                                 : bench_step<float>(options, deck, config, ranks);
+}
+
+}  // namespace
+
+void add_bench_step(CLI::App& bench, Action& action) {
+  auto options = std::make_shared<StepOptions>();
+  CLI::App* command = bench.add_subcommand(
+      "step",
+      "a whole training step of a deck's language model on random tokens: tokens/s, the "
+      "share of each part, and the GEMM rate beside it");
+  command->add_option("-i,--input", options->deck, "deck (TOML); its text is not read")->required();
+  command->add_option("--repeats", options->repeats)->check(CLI::PositiveNumber);
+  command->add_option("--warm-up", options->warm_up)->check(CLI::PositiveNumber);
+  command->add_option("--json", options->json, "write to a file, or - for standard output");
+  command->add_option("overrides", options->overrides, "section/key=value ...");
+  command->footer("Example: kokomoe bench step -i inputs/lm/quickstart.toml moe/experts=16");
+  command->callback([options, &action] {
+    action = [options](const Communicator& ranks) { return bench_step(*options, ranks); };
+  });
+}
+
+}  // namespace kokomoe::app
