@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <vector>
 
 namespace kokomoe {
 
@@ -51,23 +50,20 @@ template <class T>
 double measure_gemm_rate(const ExecutionSpace& space, double seconds) {
   constexpr int smallest = 128, largest = 4096, fewest = 3, most = 15;
   const auto start = Clock::now();
-  int size = smallest;
-  Square<T> product(space, size);
-  product.seconds();  // wakes the library's threads
-  double each = product.seconds();
-  // Eight times the work for twice the size, once to warm up and then the fewest that have a
-  // median.
-  while (size < largest && since(start) + 8 * (fewest + 1) * each < seconds) {
-    size *= 2;
-    product = Square<T>(space, size);
-    each = product.seconds();
+  double best = 0;
+  for (int size = smallest;; size *= 2) {
+    const Square<T> product(space, size);
+    product.seconds();  // wakes the library's threads
+    double each = product.seconds();
+    // Eight times the work for twice the size.
+    const bool larger = size < largest && since(start) + 8 * (fewest + 1) * each < seconds;
+    for (int lap = 1; !larger && lap < most; ++lap) {
+      if (lap >= fewest && since(start) + each > seconds) break;
+      each = std::min(each, product.seconds());
+    }
+    best = std::max(best, 2.0 * size * size * size / each);
+    if (!larger) return best;
   }
-  std::vector<double> laps;
-  while (laps.size() < fewest || (laps.size() < most && since(start) + each < seconds))
-    laps.push_back(product.seconds());
-  std::sort(laps.begin(), laps.end());
-  const double cube = static_cast<double>(size) * size * size;
-  return 2 * cube / laps[laps.size() / 2];
 }
 
 template double measure_gemm_rate<float>(const ExecutionSpace&, double);
