@@ -28,6 +28,10 @@ void set_router_defaults(MoeConfig& config) {
   config.output_gain = defaults.output_gain;
 }
 
+bool looks_at_groups(const MoeConfig& config) {
+  return config.capacity_factor > 0 || router_info(config.router).batch_coupled;
+}
+
 RouterPlace router_place(const MoeConfig& config, int layer, const std::string& name) {
   return {config.d_model, config.experts,       config.k,          layer,
           name,           config.routing_group, config.vocabulary, config.token_counts,

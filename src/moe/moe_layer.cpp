@@ -104,7 +104,8 @@ MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& sto
                              router_place(config, layer, name + ".router"),
                              config.options, store)),
       experts_(experts_config(config), store, name + ".experts"),
-      limited_(config.capacity_factor > 0 && !router_info(config.router).own_capacity) {
+      limited_(config.capacity_factor > 0 && !router_info(config.router).own_capacity),
+      over_ranks_(config.group_over_ranks && config.routing_group > 0 && looks_at_groups(config)) {
   if (config.shared_experts > 0)
     shared_.emplace(ExpertsConfig{1, config.d_model, config.d_hidden * config.shared_experts,
                                   config.activation, config.bias, false, config.output_scale,
@@ -144,8 +145,7 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
 
   saved.x = x;
   saved.logits = router_->project(ctx, x);
-  const bool over_ranks = config_.group_over_ranks && config_.routing_group > 0 &&
-                          ctx.communicator->size() > 1 && replay == nullptr;
+  const bool over_ranks = over_ranks_ && ctx.communicator->size() > 1 && replay == nullptr;
   saved.routing = over_ranks ? route_over_ranks<T>(ctx, *router_, config_, limited_, saved.logits)
                              : router_->route_logits(ctx, saved.logits, replay);
   if (limited_ && replay != nullptr && replay->dropped.extent(0) != 0) {

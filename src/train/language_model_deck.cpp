@@ -335,13 +335,15 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
                                         " sequences of an update");
   const int group = model.moe.routing_group;
   const std::int64_t micro_batch = config.batch_tokens / config.accumulate;
-  model.moe.group_over_ranks = group > config.sequence_length;
+  const bool long_groups = group > config.sequence_length;
+  model.moe.group_over_ranks =
+      model.moe_every != 0 && long_groups && looks_at_groups(model.moe);
   if (model.moe_every != 0 && group > 0 && group <= config.sequence_length &&
       config.sequence_length % group != 0)
     deck.refuse("moe/routing_group",
                 "must divide data/sequence_length = " + std::to_string(config.sequence_length) +
                     " or be a multiple of it");
-  if (model.moe_every != 0 && model.moe.group_over_ranks &&
+  if (model.moe_every != 0 && long_groups &&
       (group % config.sequence_length != 0 || config.batch_tokens % config.accumulate != 0 ||
        micro_batch % group != 0))
     deck.refuse("moe/routing_group",

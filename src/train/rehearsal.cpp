@@ -102,9 +102,7 @@ void note_idle_settings(const Deck& deck, std::vector<std::string>& notes) {
 }
 
 bool looks_ahead(const LanguageModelConfig& config) {
-  const MoeConfig& moe = config.model.moe;
-  return config.model.moe_every != 0 &&
-         (router_info(moe.router).batch_coupled || moe.capacity_factor > 0);
+  return config.model.moe_every != 0 && looks_at_groups(config.model.moe);
 }
 
 }  // namespace kokomoe

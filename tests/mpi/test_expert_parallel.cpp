@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/moe/router_registry.hpp"
 #include "support/catch.hpp"
 #include "support/communicator.hpp"
 #include "support/layer_layout.hpp"
@@ -118,41 +119,66 @@ std::string describe(const ParallelOptions& o) {
          (o.path == ExchangePath::node ? ", by node" : "");
 }
 
-}  // namespace
-
-TEMPLATE_TEST_CASE("a layer gives the same on any layout", "[expert_parallel]", float, double) {
-  using T = TestType;
+/// The layer on this many ranks against all tokens and all experts on this rank alone.
+template <class T>
+void compare_with_one(const Case& c, const std::vector<ParallelOptions>& layouts,
+                      double tolerance) {
   const Communicator& world = communicator();
-  const double tolerance = std::is_same_v<T, float> ? 1e-5 : 1e-12;
   const LayerBatch batch = batch_for(world.size());
   LayerBatch whole = batch;
   whole.cuts = {0, static_cast<int>(batch.lengths.size())};
-  for (const Case& c : cases()) {
-    // The reference: all tokens and all experts on this rank alone.
-    LayerOnRank<T> one(c.config, whole, Communicator(), ParallelOptions());
-    const double norm = one.run();
-    const std::vector<T> y = on_host(one.y), dx = on_host(one.dx);
-    const auto width = static_cast<std::size_t>(c.config.d_model);
-    const std::vector<int> experts = on_host(one.saved.routing.expert);
-    const std::size_t slots = experts.size() / one.y.extent(0);
+  LayerOnRank<T> one(c.config, whole, Communicator(), ParallelOptions());
+  const double norm = one.run();
+  const std::vector<T> y = on_host(one.y), dx = on_host(one.dx);
+  const std::vector<double> statistics = on_host(one.statistics);
+  const auto width = static_cast<std::size_t>(c.config.d_model);
+  const std::vector<int> experts = on_host(one.saved.routing.expert);
+  const std::size_t slots = experts.size() / one.y.extent(0);
 
-    for (const ParallelOptions& options : options_for(world.size())) {
-      INFO(c.name << " on " << world.size() << " ranks, " << describe(options));
-      LayerOnRank<T> part(c.config, batch, world, options);
-      const double part_norm = part.run();
-      CHECK(on_host(part.saved.routing.expert) == part.own_rows(experts, slots));
-      CHECK(worst_error(on_host(part.y), part.own_rows(y, width), largest(y)) < tolerance);
-      CHECK(worst_error(on_host(part.dx), part.own_rows(dx, width), largest(dx)) < tolerance);
-      CHECK(std::abs(part_norm - norm) < tolerance * norm);
-      for (const auto& entry : part.store.entries()) {
-        if (entry.spec.state) continue;
-        INFO(entry.spec.name);
-        const auto all =
-            on_host(one.store.gradient_vector(one.store.find(entry.spec.name)));
-        const auto own =
-            on_host(part.store.gradient_vector(part.store.find(entry.spec.name)));
-        CHECK(worst_error(own, part.own_part(entry, all), largest(all)) < tolerance);
-      }
+  for (const ParallelOptions& options : layouts) {
+    INFO(c.name << " on " << world.size() << " ranks, " << describe(options));
+    LayerOnRank<T> part(c.config, batch, world, options);
+    const double part_norm = part.run();
+    CHECK(on_host(part.saved.routing.expert) == part.own_rows(experts, slots));
+    CHECK(worst_error(on_host(part.y), part.own_rows(y, width), largest(y)) < tolerance);
+    CHECK(worst_error(on_host(part.dx), part.own_rows(dx, width), largest(dx)) < tolerance);
+    CHECK(worst_error(on_host(part.statistics), statistics, largest(statistics)) < tolerance);
+    CHECK(std::abs(part_norm - norm) < tolerance * norm);
+    for (const auto& entry : part.store.entries()) {
+      if (entry.spec.state) continue;
+      INFO(entry.spec.name);
+      const auto all = on_host(one.store.gradient_vector(one.store.find(entry.spec.name)));
+      const auto own = on_host(part.store.gradient_vector(part.store.find(entry.spec.name)));
+      CHECK(worst_error(own, part.own_part(entry, all), largest(all)) < tolerance);
+    }
+  }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a layer gives the same on any layout", "[expert_parallel]", float, double) {
+  const double tolerance = std::is_same_v<TestType, float> ? 1e-5 : 1e-12;
+  for (const Case& c : cases())
+    compare_with_one<TestType>(c, options_for(communicator().size()), tolerance);
+}
+
+// Whether a router looks at a group, only its capacity does, or nothing: the ranks are not seen.
+TEST_CASE("every router gives the same with groups over ranks", "[expert_parallel]") {
+  std::vector<ParallelOptions> options(1);
+  options.push_back({});
+  options.back().expert_ranks = 0;
+  for (const RouterInfo& router : router_registry()) {
+    for (const double factor : {0.0, 0.7}) {
+      if (factor > 0 && !router.takes_capacity && !router.own_capacity) continue;
+      Case c{router.name + ", capacity " + std::to_string(factor),
+             config_of(router.name, 4, router.takes_k ? 2 : router.defaults.k)};
+      if (!router.balance_loss) c.config.balance = 0;
+      if (!router.logits) c.config.z_loss = 0;
+      c.config.capacity_factor = factor;
+      c.config.allow_future = true;
+      c.config.routing_group = 14;  // of 42 tokens; no sequence ends there
+      c.config.group_over_ranks = true;
+      compare_with_one<double>(c, options, 1e-12);
     }
   }
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/moe/auxiliary_loss.hpp"
 #include "kokomoe/moe/moe_layer.hpp"
 #include "kokomoe/nn/optimizer.hpp"
 #include "kokomoe/parallel/expert_exchange.hpp"
@@ -44,6 +45,7 @@ class LayerOnRank {
         width_(static_cast<std::size_t>(config.d_model)) {
     std::vector<int> offsets{0}, position;
     std::vector<std::uint32_t> index;
+    std::vector<double> losses;
     for (int s = batch.cuts[static_cast<std::size_t>(world.rank())];
          s < batch.cuts[static_cast<std::size_t>(world.rank()) + 1]; ++s) {
       for (int i = 0; i < batch.lengths[static_cast<std::size_t>(s)]; ++i) {
@@ -51,13 +53,18 @@ class LayerOnRank {
         index.push_back(static_cast<std::uint32_t>(5 * s + 1));
       }
       offsets.push_back(static_cast<int>(position.size()));
+      losses.push_back(1.5 + s % 3);
     }
-    step = std::make_unique<PackedStep>(std::vector<int>(), std::vector<int>(), offsets, index,
-                                        position);
+    const int all = batch.tokens(0, static_cast<int>(batch.lengths.size()));
+    step = std::make_unique<PackedStep>(own_rows(token_ids(all, config.vocabulary), 1),
+                                        std::vector<int>(), offsets, index, position);
+    step->ctx.sequence_loss = device_vector(losses);
+    step->ctx.loss_scale = 1.0 / all;
     step->ctx.communicator = &layout.world;
     step->ctx.exchange = exchange.sharded() ? &exchange : nullptr;
-    const int all = batch.tokens(0, static_cast<int>(batch.lengths.size()));
     step->ctx.update_tokens = all;
+    statistics = Vector<double>(
+        "statistics", static_cast<std::size_t>(LoadStatistics::width(config.experts)));
     store.allocate(ExecutionSpace(), 5);
     for (const auto& entry : store.entries()) {
       if (entry.spec.state) continue;
@@ -77,9 +84,10 @@ class LayerOnRank {
   double run(const Routing<T>* replay = nullptr) {
     step->reset();
     store.begin_update();
-    layer.forward(step->ctx, x, y, saved, {}, replay);
+    layer.forward(step->ctx, x, y, saved, statistics, replay);
     layer.backward(step->ctx, saved, dy, dx);
     store.finish_gradients(step->ctx.space);
+    layout.world.all_reduce_sum(step->ctx.space, statistics);
     reduce_gradients<T>(step->ctx.space, layout, store);
     return gradient_norm<T>(step->ctx.space, step->scratch, store, layout.experts);
   }
@@ -109,8 +117,14 @@ class LayerOnRank {
   std::unique_ptr<PackedStep> step;
   Matrix<T> x, dy, y, dx;
   typename MoeLayer<T>::Saved saved;
+  Vector<double> statistics;  ///< of the last run, over all ranks
 
  private:
+  static std::vector<int> token_ids(int tokens, int vocabulary) {
+    std::vector<int> ids;
+    for (int t = 0; t < tokens; ++t) ids.push_back(vocabulary > 0 ? t * t % vocabulary : 0);
+    return ids;
+  }
   Matrix<T> part_of(const std::vector<T>& all) const {
     return device_matrix(static_cast<std::size_t>(tokens_), width_, own_rows(all, width_));
   }

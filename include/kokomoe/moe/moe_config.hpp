@@ -70,6 +70,9 @@ void set_router_defaults(MoeConfig& config);
 /// nothing. Throws InputError for unknown routers and options.
 std::optional<Refusal> impossible(const MoeConfig& config);
 
+/// Whether tokens are chosen for in groups, by the router or a capacity, so that routing_group counts.
+bool looks_at_groups(const MoeConfig& config);
+
 /// Where the router of a layer stands.
 RouterPlace router_place(const MoeConfig& config, int layer, const std::string& name);
 

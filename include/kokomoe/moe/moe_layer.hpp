@@ -77,7 +77,8 @@ class MoeLayer {
   ShardedExperts<T> experts_;
   std::optional<Experts<T>> shared_;
   ParameterHandle gain_;
-  bool limited_ = false;  ///< a capacity drops assignments
+  bool limited_ = false;     ///< a capacity drops assignments
+  bool over_ranks_ = false;  ///< routing groups hold other ranks' tokens
   bool timed_ = false;
 };
 

@@ -151,3 +151,18 @@ TEST_CASE("the effective deck reads as the same model", "[train]") {
   CHECK(b.model.moe.d_model == a.model.moe.d_model);
   CHECK(b.optimizer.beta2 == a.optimizer.beta2);
 }
+
+TEST_CASE("groups lie over ranks only where somebody looks at groups", "[train]") {
+  std::vector<std::string> notes;
+  const std::string deck =
+      "sequence_length = 32\n[train]\nbatch_tokens = 384\n"
+      "[moe]\nrouting_group = 96\nallow_future = true\n";
+  const auto over_ranks = [&](const std::vector<std::string>& overrides) {
+    return read(deck, notes, overrides).model.moe.group_over_ranks;
+  };
+  CHECK(over_ranks({"moe/router=expert_choice", "moe/balance=0"}));
+  CHECK(over_ranks({"moe/router=switch", "moe/capacity_factor=1.5"}));
+  CHECK_FALSE(over_ranks({"moe/router=switch"}));
+  CHECK_FALSE(over_ranks({"moe/router=noisy_top_k"}));
+  CHECK_FALSE(over_ranks({"moe/router=expert_choice", "moe/balance=0", "moe/routing_group=32"}));
+}
