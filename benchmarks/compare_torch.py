@@ -108,9 +108,8 @@ def step_round(options, ours, torch):
     measured = ours.bench("step", "-i", options.deck, "--repeats", options.repeats,
                           *options.overrides)
     result = measured["results"][0]
-    row = {"case": pathlib.Path(options.deck).name + "".join(" " + o for o in options.overrides),
-           "ours_ms": result["step_ms"], "ours_saved_bytes": result["saved_bytes"],
-           "tokens": result["tokens"], "torch": {}}
+    row = {"case": pathlib.Path(options.deck).name, "ours_ms": result["step_ms"],
+           "ours_saved_bytes": result["saved_bytes"], "tokens": result["tokens"], "torch": {}}
     for implementation, compiled in variants(options, True):
         answer = torch.ask(kind="step", deck=result["effective_deck"],
                            vocabulary=result["vocabulary"], implementation=implementation,
@@ -145,6 +144,8 @@ def summarise(rounds):
 
 
 def show(summary, machine, torch_machine, options):
+    if options.command == "step" and options.overrides:
+        print(" ".join(options.overrides))
     print(f"{options.threads} thread(s) each, {options.rounds} round(s) of {options.repeats}; "
           f"GEMM {machine['gemm_gflops']:.1f} GFLOP/s here, {torch_machine['gemm_gflops']:.1f} in "
           f"torch {torch_machine['torch']}")
@@ -209,8 +210,8 @@ def main():
     show(summary, machine, torch_machine, options)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"results": summary, "rounds": rounds, "machine": machine,
-                       "torch": torch_machine}, file, indent=1)
+            json.dump({"options": vars(options), "results": summary, "rounds": rounds,
+                       "machine": machine, "torch": torch_machine}, file, indent=1)
 
 
 if __name__ == "__main__":
