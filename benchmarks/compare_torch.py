@@ -210,7 +210,10 @@ def main():
     show(summary, machine, torch_machine, options)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"options": vars(options), "results": summary, "rounds": rounds,
+            # Where things lie is this machine's own business.
+            asked = {key: value for key, value in vars(options).items()
+                     if key not in ("program", "torch_python", "json")}
+            json.dump({"options": asked, "results": summary, "rounds": rounds,
                        "machine": machine, "torch": torch_machine}, file, indent=1)
 
 
