@@ -6,6 +6,12 @@
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/parallel/agree.hpp"
 
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 
@@ -39,14 +45,35 @@ void finish_step(const std::string& folder, const detail::Manifest& manifest, bo
   detail::prune_steps(folder, manifest.meta.step, keep);
 }
 
-/// What can be done about it, where the disk is the reason.
-std::string advice(const std::string& folder, double needed) {
+/// Bytes of disk that the files of a folder hold.
+std::uint64_t bytes_held(const std::string& folder) {
+  std::uint64_t bytes = 0;
+  std::error_code code;
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+    struct stat status = {};
+    if (::lstat(it->path().c_str(), &status) == 0)
+      bytes += 512 * static_cast<std::uint64_t>(status.st_blocks);
+  }
+  return bytes;
+}
+
+/// What can be done about it, where the disk is the reason: it says so, or has not got the room.
+/// `aside` is what was made so far, which goes; `data` the bytes of all tensors.
+std::string advice(const std::string& folder, const std::string& aside, std::uint64_t data,
+                   const std::string& reason) {
   std::error_code code;
   const fs::space_info space = fs::space(folder, code);
-  if (code || static_cast<double>(space.available) >= 1.1 * needed) return "";
-  return "\n  the disk of " + folder + " has " + std::to_string(space.available >> 20) +
+  if (code) return "";
+  // state.h5 has its size, with all that HDF5 adds, from its creation on.
+  const std::uintmax_t state = fs::file_size(aside + "/state.h5", code);
+  const std::uint64_t needed = std::max<std::uint64_t>(data, code ? 0 : state);
+  const std::uint64_t room = space.available + bytes_held(aside);
+  const bool says_so = reason.find(std::strerror(ENOSPC)) != std::string::npos ||
+                       reason.find(std::strerror(EDQUOT)) != std::string::npos;
+  if (!says_so && room >= needed) return "";
+  return "\n  the disk of " + folder + " has " + std::to_string(room >> 20) +
          " MiB left, a checkpoint takes about " +
-         std::to_string((static_cast<std::uint64_t>(needed) >> 20) + 1) +
+         std::to_string(((needed + needed / 32) >> 20) + 1) +
          " MiB: free that much, or lower checkpoint/keep; earlier checkpoints are whole";
 }
 
@@ -77,10 +104,10 @@ void save_checkpoint(const std::string& folder_name, const ParameterStore<T>& st
     // All ranks are here: each part above fails on all of them or on none.
     const std::string message = std::string("cannot save checkpoint: ") + error.what();
     run_on_root(communicator, [&] {
+      const std::string help = advice(folder, aside, 3 * store.parameters() * sizeof(T), message);
       std::error_code code;
       fs::remove_all(aside, code);
-      throw Error(message +
-                  advice(folder, 3.0 * static_cast<double>(store.parameters() * sizeof(T))));
+      throw Error(message + help);
     });
   }
 }

@@ -6,9 +6,6 @@
 #include "io/tensor_pieces.hpp"
 #include "kokomoe/core/error.hpp"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <string>
 
 /// Calls of HDF5 that writing and reading share. `path` and `what` stand in messages.
@@ -25,27 +22,6 @@ inline hid_t checked(hid_t id, const std::string& path, const std::string& what)
 
 inline void check(herr_t code, const std::string& path, const std::string& what) {
   if (code < 0) fail_write(path, what);
-}
-
-/// H5Fclose for a file that was written. When the last writes fail, as on a full disk, H5Fclose
-/// leaves a file half gone, which HDF5 trips over when the process ends, long after a run has
-/// decided to go on. So what could not be written then goes to memory, and the file is closed.
-inline herr_t close_written(hid_t file) {
-  if (H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0) return H5Fclose(file);
-#ifdef MFD_CLOEXEC
-  const H5Handle access(H5Fget_access_plist(file), H5Pclose);
-  void* handle = nullptr;
-  if (access.valid() && H5Pget_driver(access.get()) == H5FD_SEC2 &&
-      H5Fget_vfd_handle(file, access.get(), &handle) >= 0 && handle != nullptr) {
-    const int memory = ::memfd_create("kokomoe state.h5", MFD_CLOEXEC);
-    if (memory >= 0) {
-      ::dup2(memory, *static_cast<int*>(handle));
-      ::close(memory);
-    }
-  }
-#endif
-  H5Fclose(file);
-  return -1;
 }
 
 /// File types are little-endian whatever the machine.

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -32,11 +33,13 @@ JsonLines::~JsonLines() {
 
 JsonLines::JsonLines(JsonLines&& other) noexcept
     : file_(std::exchange(other.file_, -1)),
+      torn_(other.torn_),
       path_(std::move(other.path_)),
       line_(std::move(other.line_)) {}
 
 JsonLines& JsonLines::operator=(JsonLines&& other) noexcept {
   std::swap(file_, other.file_);
+  std::swap(torn_, other.torn_);
   std::swap(path_, other.path_);
   std::swap(line_, other.line_);
   return *this;
@@ -96,14 +99,31 @@ JsonLines& JsonLines::field(std::string_view name, std::span<const std::int64_t>
 void JsonLines::end() {
   line_ += "}\n";
   if (file_ < 0) return;
+  cut_torn();
   // One call a line: a killed run tears the last one at most.
   std::size_t done = 0;
   while (done < line_.size()) {
     const ssize_t count = ::write(file_, line_.data() + done, line_.size() - done);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail(path_, std::string("cannot be written: ") + std::strerror(errno));
+    if (count < 0) {
+      const int code = errno;
+      struct stat status = {};
+      if (done > 0 && ::fstat(file_, &status) == 0 && S_ISREG(status.st_mode)) {
+        torn_ = status.st_size - static_cast<std::int64_t>(done);
+        cut_torn();
+      }
+      fail(path_, std::string("cannot be written: ") + std::strerror(code));
+    }
     done += static_cast<std::size_t>(count);
   }
+}
+
+/// The next line must not go on where half a line ends.
+void JsonLines::cut_torn() {
+  if (torn_ < 0) return;
+  if (::ftruncate(file_, torn_) != 0)
+    fail(path_, std::string("cannot be cut back: ") + std::strerror(errno));
+  torn_ = -1;
 }
 
 void JsonLines::key(std::string_view name) {

@@ -20,16 +20,19 @@ namespace {
 /// A file under construction.
 class Creation {
  public:
-  explicit Creation(const std::string& path) : path_(path) {
+  /// At `place`; messages name `path`.
+  Creation(const std::string& place, const std::string& path) : path_(path) {
     const H5Handle access(id(H5Pcreate(H5P_FILE_ACCESS), "file"), H5Pclose);
+    // The other drivers for one file want its name to be more than a link to an open file.
+    check(H5Pset_fapl_stdio(access.get()), path, "file");
     // Old enough for every reader from 1.10 on, new enough for groups that scale.
     check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V110), path, "file");
     // Equal states give equal files, whenever they are written: no times.
     const H5Handle creation(id(H5Pcreate(H5P_FILE_CREATE), "file"), H5Pclose);
     check(H5Pset_obj_track_times(creation.get(), false), path, "file");
-    file_ = H5Handle(
-        id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "file"),
-        close_written);
+    file_ =
+        H5Handle(id(H5Fcreate(place.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "file"),
+                 H5Fclose);
     group_plist_ = H5Handle(id(H5Pcreate(H5P_GROUP_CREATE), "file"), H5Pclose);
     check(H5Pset_obj_track_times(group_plist_.get(), false), path, "file");
     dataset_plist_ = H5Handle(id(H5Pcreate(H5P_DATASET_CREATE), "file"), H5Pclose);
@@ -141,13 +144,11 @@ std::string units(const std::string& name) {
   return "1";
 }
 
-}  // namespace
-
-std::vector<DatasetRecord> create_state(const std::string& path, const CheckpointMeta& meta,
-                                        const std::vector<TensorLayout>& tensors) {
-  announce("write", path);
+std::vector<DatasetRecord> create_at(const std::string& place, const std::string& path,
+                                     const CheckpointMeta& meta,
+                                     const std::vector<TensorLayout>& tensors) {
   std::vector<DatasetRecord> records;
-  Creation creation(path);
+  Creation creation(place, path);
   creation.attribute(creation.file(), "format_version", checkpoint_format);
   creation.attribute(creation.file(), "step", meta.step);
   for (const char* name : {"parameters", "optimizer/m", "optimizer/v", "router_state", "digests"})
@@ -176,6 +177,33 @@ std::vector<DatasetRecord> create_state(const std::string& path, const Checkpoin
     finish(digests, std::move(record));
   }
   creation.close();
+  return records;
+}
+
+std::uint64_t bytes_of(const std::vector<TensorLayout>& tensors) {
+  std::uint64_t bytes = 0;
+  for (const TensorLayout& tensor : tensors)
+    bytes += record_of(tensor.name, tensor.shape, tensor.dtype).bytes;
+  return bytes;
+}
+
+}  // namespace
+
+std::vector<DatasetRecord> create_state(const std::string& path, const CheckpointMeta& meta,
+                                        const std::vector<TensorLayout>& tensors) {
+  announce("write", path);
+  require_file_size(path, bytes_of(tensors));
+  // HDF5 makes the file in memory, all holes but for what describes the tensors. On a full disk it
+  // would fail half way through its cache, and trip over what is left of it when the process ends,
+  // long after a run has decided to go on.
+  const MemoryFile memory;
+  const std::string place = memory.valid() ? memory.path() : path;
+  std::vector<DatasetRecord> records = create_at(place, path, meta, tensors);
+  // A full disk is met here, by one rank, and before anything collective.
+  if (memory.valid())
+    memory.copy_to(path);
+  else
+    reserve_file(path);
   return records;
 }
 

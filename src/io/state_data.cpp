@@ -8,6 +8,12 @@
 #include "io/disk.hpp"
 #include "io/hdf5_calls.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
 #if defined(KOKOMOE_HAVE_MPI) && defined(H5_HAVE_PARALLEL)
 #define KOKOMOE_PARALLEL_HDF5
 #include "kokomoe/parallel/mpi.hpp"
@@ -17,16 +23,15 @@ namespace kokomoe::detail {
 
 struct StateData::Impl {
   std::string path, name;
+  const Communicator* ranks = nullptr;  ///< null for one process
   H5Silence silence;
   H5Handle access, file, dataset, collective;
 
   explicit Impl(const std::string& file_path) : path(file_path) {
     access = H5Handle(checked(H5Pcreate(H5P_FILE_ACCESS), path, "file"), H5Pclose);
-  }
-
-  void open_file() {
-    file = H5Handle(checked(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.get()), path, "file"),
-                    close_written);
+    // Writes fail when they are made. HDF5 would keep small ones until H5Dclose, and a dataset
+    // whose H5Dclose failed is freed and yet closed again when the process ends.
+    check(H5Pset_sieve_buf_size(access.get(), 0), path, "file");
   }
 
   void write(const Piece* piece, const void* data, hid_t transfer) {
@@ -48,14 +53,21 @@ struct StateData::Impl {
 };
 
 StateData::StateData(const std::string& path) : impl_(std::make_unique<Impl>(path)) {
-  impl_->open_file();
+  open_file();
 }
 
 StateData::~StateData() = default;
 
+void StateData::open_file() {
+  Impl& s = *impl_;
+  s.file = H5Handle(checked(H5Fopen(s.path.c_str(), H5F_ACC_RDWR, s.access.get()), s.path, "file"),
+                    H5Fclose);
+}
+
 void StateData::open(const std::string& name) {
   Impl& s = *impl_;
   announce("write", s.path + ":/" + name);
+  check(s.dataset.reset(), s.path, s.name);
   s.name = name;
   s.dataset = H5Handle(
       checked(H5Dopen2(s.file.get(), ("/" + name).c_str(), H5P_DEFAULT), s.path, name), H5Dclose);
@@ -74,9 +86,11 @@ void StateData::close() {
     if (code < 0 && reason.empty()) reason = h5_reason();
   };
   note(s.dataset.reset());
-  note(H5Fflush(s.file.get(), H5F_SCOPE_GLOBAL));
   note(s.file.reset());
   if (!reason.empty()) fail(s.path, "cannot be written: " + reason);
+  // Not H5Fflush, which is MPI_File_sync here: after a write that failed, Open MPI's returns at
+  // once on the rank that met it, for the rest of its life, and the others wait in it for ever.
+  if (s.ranks != nullptr && !s.ranks->is_root()) sync_file(s.path);
 }
 
 #ifdef KOKOMOE_PARALLEL_HDF5
@@ -88,10 +102,20 @@ bool can_write_together() {
 StateData::StateData(const std::string& path, const Communicator& ranks)
     : impl_(std::make_unique<Impl>(path)) {
   Impl& s = *impl_;
-  check(H5Pset_fapl_mpio(s.access.get(), mpi_comm(ranks), MPI_INFO_NULL), path, "file");
+  s.ranks = &ranks;
+  announce("open", path);
+  // Where a rank alone cannot, MPI_File_open may leave the others waiting.
+  const int probe = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (probe < 0) fail(path, std::string("cannot be opened: ") + std::strerror(errno));
+  ::close(probe);
   s.collective = H5Handle(checked(H5Pcreate(H5P_DATASET_XFER), path, "file"), H5Pclose);
   check(H5Pset_dxpl_mpio(s.collective.get(), H5FD_MPIO_COLLECTIVE), path, "file");
-  s.open_file();
+}
+
+void StateData::connect() {
+  Impl& s = *impl_;
+  check(H5Pset_fapl_mpio(s.access.get(), mpi_comm(*s.ranks), MPI_INFO_NULL), s.path, "file");
+  announce("connect", s.path);
 }
 
 void StateData::write_together(const Piece* piece, const void* data) {
@@ -107,6 +131,8 @@ bool can_write_together() {
 StateData::StateData(const std::string& path, const Communicator&) {
   fail(path, "this Kokomoe cannot write from several ranks at once");
 }
+
+void StateData::connect() {}
 
 void StateData::write_together(const Piece*, const void*) {}
 

@@ -37,18 +37,23 @@ bool can_write_together();
 /// Writes data into the datasets of a file that create_state made.
 class StateData {
  public:
-  /// For one process.
+  /// For one process: opens the file.
   explicit StateData(const std::string& path);
-  /// For all `ranks` at once: construction, `write_together` and `close` are collective.
+  /// For all `ranks` at once. Not collective yet: sees that this rank can open the file. Then come
+  /// `connect` and `open_file`, each only when all ranks have done what comes before.
   StateData(const std::string& path, const Communicator& ranks);
+  /// Collective where several ranks write, as are `connect`, `open_file`, `write_together`,
+  /// `close`.
   ~StateData();
+  void connect();
+  void open_file();
   /// Goes to dataset `name`; not collective.
   void open(const std::string& name);
   /// A piece of the dataset that is open, row-major, host memory; not collective.
   void write(const Piece& piece, const void* data);
   /// The same by all ranks, each its own piece, or none (null).
   void write_together(const Piece* piece, const void* data);
-  /// Flushes and closes.
+  /// Closes; of several ranks, those that are not the root sync what they wrote.
   void close();
 
  private:

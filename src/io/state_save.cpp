@@ -40,7 +40,12 @@ class DataSave {
     });
     errors_.agree();
     if (!together_) return;
+    // Nobody goes on to what is collective before all can: the others would wait for ever.
     errors_.attempt([&] { data_ = std::make_unique<StateData>(path, holders_); });
+    errors_.agree();
+    errors_.attempt([&] { data_->connect(); });
+    errors_.agree();
+    errors_.attempt([&] { data_->open_file(); });
     errors_.agree();
   }
 

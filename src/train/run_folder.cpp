@@ -20,6 +20,7 @@
 #include <fstream>
 #include <iterator>
 #include <utility>
+#include <vector>
 
 namespace kokomoe {
 
@@ -66,6 +67,16 @@ std::int64_t last_step(const std::string& metrics) {
   return last;
 }
 
+/// A folder and those above it that are not there yet, the innermost first.
+std::vector<std::string> missing_folders(const std::string& folder) {
+  std::vector<std::string> missing;
+  std::error_code unknown;
+  for (fs::path path = folder; !path.empty() && !fs::exists(path, unknown) && !unknown;
+       path = path.parent_path())
+    if (path.has_filename()) missing.push_back(path.string());  // none after a slash
+  return missing;
+}
+
 }  // namespace
 
 bool is_run(const std::string& folder) {
@@ -96,9 +107,10 @@ void refuse_lost_checkpoints(const std::string& folder) {
 
 RunLock::~RunLock() {
   if (file_ < 0) return;
-  if (!made_.empty() && !is_run(made_)) {
-    ::unlink((made_ + "/lock").c_str());
-    ::rmdir(made_.c_str());
+  if (!made_.empty() && !is_run(made_.front())) {
+    ::unlink((made_.front() + "/lock").c_str());
+    for (const std::string& folder : made_)
+      ::rmdir(folder.c_str());  // fails where somebody else has put something by now
   }
   ::close(file_);
 }
@@ -112,8 +124,7 @@ bool RunLock::holds_path(const std::string& path) const {
 
 void RunLock::take(const std::string& folder) {
   if (file_ >= 0) return;
-  std::error_code unknown;
-  if (!fs::exists(folder, unknown) && !unknown) made_ = folder;
+  if (made_.empty()) made_ = missing_folders(folder);
   detail::make_writable_folder(folder, "run folder");
   const std::string path = folder + "/lock";
   const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);

@@ -3,6 +3,7 @@
 #include "train/training_loop.hpp"
 
 #include "io/digest.hpp"
+#include "io/disk.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/gemm_rate.hpp"
 #include "kokomoe/parallel/agree.hpp"
@@ -11,7 +12,6 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
 namespace kokomoe::detail {
 
@@ -34,13 +34,6 @@ class Clock {
  private:
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
-
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.flush();
-  if (!file) fail(path, "cannot be written");
-}
 
 }  // namespace
 
@@ -78,7 +71,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
     std::error_code code;
     fs::create_directories(folder_ + "/checkpoints", code);
     if (code) fail(folder_ + "/checkpoints", "cannot be made: " + code.message());
-    write_text(folder_ + "/effective.toml", deck.effective());
+    replace_file(folder_ + "/effective.toml", deck.effective());
     JsonLines::truncate_after(folder_ + "/metrics.jsonl", step_);
     metrics_ = JsonLines(folder_ + "/metrics.jsonl");
   });

@@ -8,6 +8,8 @@
 //   KOKOMOE_TEST_KILL   n, from 1 on; a write is killed when half of it is done. 0: never
 //   KOKOMOE_TEST_RANK   only on this rank of Open MPI's
 //   KOKOMOE_TEST_LOG    file that gets a line "n operation path" for each
+//   KOKOMOE_TEST_RESERVE  "none": as if the file system had no fallocate; "lies": it promises room
+//                         that it has not got
 
 #include <aio.h>
 #include <dlfcn.h>
@@ -18,6 +20,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -140,6 +143,22 @@ int ftruncate(int file, off_t bytes) noexcept {
 
 int ftruncate64(int file, off64_t bytes) noexcept {
   return ftruncate(file, bytes);
+}
+
+int fallocate(int file, int mode, off_t offset, off_t bytes) {
+  static const auto real = next<int(int, int, off_t, off_t)>("fallocate");
+  may_die("reserve", path_of(file));
+  const std::string kind = variable("KOKOMOE_TEST_RESERVE");
+  if (kind == "lies") return 0;
+  if (kind == "none") {
+    errno = EOPNOTSUPP;
+    return -1;
+  }
+  return real(file, mode, offset, bytes);
+}
+
+int fallocate64(int file, int mode, off64_t offset, off64_t bytes) {
+  return fallocate(file, mode, offset, bytes);
 }
 
 int fsync(int file) {

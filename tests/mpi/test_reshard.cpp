@@ -176,22 +176,23 @@ TEST_CASE("a failure on any rank ends the save on all of them", "[checkpoint]") 
         fill_known(store, 1);
         save_checkpoint(name, store, meta_of(1), group, false, 2);
         const int last = group.size() - 1;
-        // On the last rank, then on the root; at the first operation, in the middle, near the end.
+        // On the last rank, then on the root; at the first operations, up to those before the first
+        // that is collective, in the middle, near the end.
         for (const int failing : {last, 0}) {
           operations = 0;
           fill_known(store, 1);
           save_checkpoint(name, store, meta_of(1), group, false, 2);
           const int count = group.rank() == failing ? operations : 0;
-          for (const int part : {0, 5, 8}) {
+          for (const int at : {0, 1, 2, 3, 4, -5, -8}) {
             operations = 0;
-            fail_at = group.rank() == failing ? count * part / 10 : -1;
+            fail_at = group.rank() == failing ? (at < 0 ? count * -at / 10 : at) : -1;
             const bool fails = group.all_reduce_max(count) > 0;
             fill_known(store, 2);
             if (!fails) {  // a rank that writes nothing
               CHECK((failing > 0 && (gather || failing >= layout.expert_ranks)));
               break;
             }
-            INFO(layout.name() << ", rank " << failing << " at " << count * part / 10);
+            INFO(layout.name() << ", rank " << failing << " at " << at << " of " << count);
             CHECK_THAT(message_of<Error>(
                            [&] { save_checkpoint(name, store, meta_of(2), group, false, 2); }),
                        contains("planted failure"));

@@ -22,6 +22,10 @@ for setting in 'train/freeze=["nothing*"]' data/train=tiny.txt moe/routing_group
 done
 expect 2 'does not divide the 1 rank' kokomoe train -i deck.toml -d never parallel/expert_ranks=2
 [[ ! -e never ]] || fail "a layout that was refused left a folder"
+# Also one that shows late, and with the folders above.
+expect 2 'vocabulary' kokomoe train -i deck.toml -d never/so/deep data/tokenizer=sentencepiece \
+  data/vocabulary=60000
+[[ ! -e never ]] || fail "a refused run left folders: $(find never | tr '\n' ' ')"
 mkdir mine
 expect 2 'does not divide the 1 rank' kokomoe train -i deck.toml -d mine parallel/expert_ranks=2
 [[ -d mine ]] || fail "a folder that was there is gone"

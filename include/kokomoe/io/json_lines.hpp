@@ -39,7 +39,8 @@ class JsonLines {
   }
   JsonLines& field(std::string_view key, std::span<const double> values);
   JsonLines& field(std::string_view key, std::span<const std::int64_t> values);
-  /// Writes the line. Throws Error naming the file when the disk is full or gone.
+  /// Writes the line. Throws Error naming the file when the disk is full or gone; the file then
+  /// ends with the line before, and later lines may succeed.
   void end();
 
   /// Removes rows whose "step" is above `step`, and lines that are no JSON object (the torn end of
@@ -47,12 +48,14 @@ class JsonLines {
   static void truncate_after(const std::string& path, std::int64_t step);
 
  private:
+  void cut_torn();
   void key(std::string_view name);
   void number(double value);
   void number(std::int64_t value);
   void quoted(std::string_view text);
 
   int file_ = -1;
+  std::int64_t torn_ = -1;  ///< where half a line begins that a failure left; -1: nowhere
   std::string path_;
   std::string line_;
 };

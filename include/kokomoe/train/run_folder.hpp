@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace kokomoe {
 
@@ -33,7 +34,7 @@ class RunLock {
   bool holds_path(const std::string& path) const;
 
   int file_ = -1;
-  std::string made_;  ///< the folder, where there was none before
+  std::vector<std::string> made_;  ///< folders that were not there before, the run's first
   std::string note_;
 };
 

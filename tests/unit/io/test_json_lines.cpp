@@ -7,12 +7,42 @@
 
 #include <nlohmann/json.hpp>
 
+#include <sys/resource.h>
+
+#include <csignal>
 #include <cstdlib>
 #include <limits>
 #include <vector>
 
 using namespace kokomoe;
 using namespace kokomoe::test;
+
+namespace {
+
+/// Sets how large this process may make files; as before when it goes.
+class FileSizeLimit {
+ public:
+  FileSizeLimit() {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    signal_ = std::signal(SIGXFSZ, SIG_IGN);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, signal_);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+  void set(std::size_t bytes) const {
+    const rlimit limit = {bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+
+ private:
+  rlimit before_ = {};
+  void (*signal_)(int) = nullptr;
+};
+
+}  // namespace
 
 TEST_CASE("rows are JSON objects that keep every bit", "[json_lines]") {
   const TemporaryFolder folder;
@@ -45,6 +75,26 @@ TEST_CASE("rows are JSON objects that keep every bit", "[json_lines]") {
   JsonLines nowhere;
   nowhere.begin().field("step", 1).end();
   CHECK_THROWS_AS(JsonLines(folder / "no/such.jsonl"), Error);
+}
+
+TEST_CASE("a row that does not fit leaves no half of itself", "[json_lines]") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "metrics.jsonl";
+  // A file may not grow past a byte in the middle of the second row.
+  const FileSizeLimit limit;
+  JsonLines log(path);
+  log.begin().field("step", 1).end();
+  const std::string first = read_text(path);
+  limit.set(first.size() + 5);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    CHECK_THAT(message_of<Error>([&] { log.begin().field("step", 2).end(); }),
+               contains("metrics.jsonl"));
+    CHECK(read_text(path) == first);
+  }
+  JsonLines moved = std::move(log);
+  limit.set(1 << 20);
+  moved.begin().field("step", 3).end();
+  CHECK(read_text(path) == first + "{\"step\": 3}\n");
 }
 
 TEST_CASE("truncate_after cuts later rows and a torn end", "[json_lines]") {
