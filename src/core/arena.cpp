@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/arena.hpp"
 
+#include "kokomoe/core/huge_pages.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -13,10 +15,7 @@ constexpr std::size_t smallest_block = std::size_t(1) << 20;
 }  // namespace
 
 Arena::Arena(std::string label, std::size_t bytes) : label_(std::move(label)) {
-  if (bytes > 0) {
-    blocks_.emplace_back(Kokkos::view_alloc(label_, Kokkos::WithoutInitializing), bytes);
-    growths_ = 1;
-  }
+  if (bytes > 0) add_block(bytes);
 }
 
 void* Arena::take(std::size_t bytes) {
@@ -27,14 +26,19 @@ void* Arena::take(std::size_t bytes) {
   }
   if (block_ == blocks_.size()) {
     const std::size_t size = std::max({rounded, capacity(), smallest_block});
-    blocks_.emplace_back(Kokkos::view_alloc(label_, Kokkos::WithoutInitializing), size);
-    ++growths_;
+    add_block(size);
   }
   void* result = blocks_[block_].data() + offset_;
   offset_ += rounded;
   used_ += rounded;
   high_water_ = std::max(high_water_, used_);
   return result;
+}
+
+void Arena::add_block(std::size_t bytes) {
+  blocks_.emplace_back(Kokkos::view_alloc(label_, Kokkos::WithoutInitializing), bytes);
+  prefer_huge_pages(blocks_.back().data(), bytes);
+  ++growths_;
 }
 
 void Arena::release(const Mark& mark) {
@@ -48,8 +52,7 @@ void Arena::reset() {
   if (blocks_.size() > 1) {
     // What was skipped at the ends of full blocks is not needed in one piece: high_water_ is.
     blocks_.clear();
-    blocks_.emplace_back(Kokkos::view_alloc(label_, Kokkos::WithoutInitializing), high_water_);
-    ++growths_;
+    add_block(high_water_);
   }
 }
 

@@ -130,7 +130,7 @@ void multiply_strip(int columns, int k, const Strided<T>& a, const T* b, std::pt
 /// `lines` of `ahead` are fetched every fetch_steps of every tile.
 template <class T>
 void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std::ptrdiff_t b_row,
-                    bool add, T* c, std::ptrdiff_t c_row, Ahead ahead = {}, int lines = 0) {
+                    bool add, T* c, std::ptrdiff_t c_row, Ahead& ahead, int lines) {
   constexpr int R = Simd<T>::tile_rows, lanes = Simd<T>::lanes;
   const int whole = columns / lanes * lanes, tail = columns - whole;
   const auto strip = [&](auto height, int r) {
@@ -150,6 +150,35 @@ void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std:
   int r = 0;
   for (; r + R <= rows; r += R) strip(std::integral_constant<int, R>(), r);
   for (; r < rows; ++r) strip(std::integral_constant<int, 1>(), r);
+}
+
+template <class T>
+void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std::ptrdiff_t b_row,
+                    bool add, T* c, std::ptrdiff_t c_row) {
+  Ahead nothing;
+  multiply_block<T>(rows, columns, k, a, b, b_row, add, c, c_row, nothing, 0);
+}
+
+/// Columns of a row-major (k, columns) matrix with rows of from_row elements as strips of tile_rows,
+/// each (k, tile_rows), one behind the other: they are the rows of A = from^T, and A's columns lie
+/// side by side in a strip. The last strip may be partly filled. `to`: strips k tile_rows elements.
+template <class T>
+void pack_strips(int k, int columns, const T* from, std::ptrdiff_t from_row, T* to) {
+  constexpr int R = Simd<T>::tile_rows;
+  for (int c = 0; c < columns; c += R, to += static_cast<std::ptrdiff_t>(k) * R) {
+    if (c + R <= columns)
+      for (int p = 0; p < k; ++p) std::memcpy(to + p * R, from + p * from_row + c, R * sizeof(T));
+    else
+      for (int p = 0; p < k; ++p)
+        for (int i = 0; c + i < columns; ++i) to[p * R + i] = from[p * from_row + c + i];
+  }
+}
+
+/// Strip number s of what pack_strips made, as rows of A.
+template <class T>
+Strided<T> packed_strip(const T* packed, int k, int s) {
+  constexpr int R = Simd<T>::tile_rows;
+  return {packed + static_cast<std::ptrdiff_t>(s) * k * R, 1, R};
 }
 
 namespace simd_tile {

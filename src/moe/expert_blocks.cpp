@@ -14,11 +14,13 @@ namespace kokomoe::detail {
 namespace {
 
 /// Rows of a block at most: both sides of its hidden layer then lie in a core's second cache.
-constexpr int most_rows = 96;
+constexpr int most_rows = 192;
 /// Hidden channels that forward takes from the first matrix to the second at a time.
-constexpr int most_hidden = 2048;
+constexpr int most_hidden = 1024;
 /// Hidden channels of a unit of backward's first pass.
 constexpr int chunk_width = 64;
+/// Rows of W1 that backward's last pass packs at a time.
+constexpr int packed_rows = 128;
 
 struct Block {
   int expert;
@@ -114,7 +116,7 @@ template <class T>
 void multiply_weights(int rows, int columns, int k, const T* w, std::ptrdiff_t w_row, const T* b,
                       bool add, T* c) {
   const T* const next = w + Simd<T>::tile_rows * w_row;
-  const Ahead ahead(next, std::max(next, w + rows * w_row));
+  Ahead ahead(next, std::max(next, w + rows * w_row));
   multiply_block<T>(rows, columns, k, {w, w_row, 1}, b, columns, add, c, columns, ahead,
                     w_row == k ? lines_ahead<T>(columns) : 0);
 }
@@ -235,7 +237,8 @@ class BlockProducts {
                        self.backward_chunk(v, unit / chunks, unit % chunks, mine);
                      });
     for_each_unit<T>(KOKOMOE_LABEL("moe::experts::backward_inputs"), space, scratch,
-                     blocks_.size(), static_cast<std::size_t>(s_.d) * most_rows,
+                     blocks_.size(),
+                     static_cast<std::size_t>(s_.d) * most_rows + packed_size(packed_rows),
                      [=](const int unit, T* const mine) {
                        self.backward_inputs(v, self.blocks_.all(unit), mine);
                      });
@@ -243,6 +246,12 @@ class BlockProducts {
 
  private:
   int experts() const { return static_cast<int>(blocks_.first_of_expert.extent(0)) - 1; }
+  /// Elements of `rows` rows of W1 in strips.
+  std::size_t packed_size(int rows) const {
+    constexpr int strip = Simd<T>::tile_rows;
+    return static_cast<std::size_t>(rows) *
+           static_cast<std::size_t>((s_.d + strip - 1) / strip * strip);
+  }
   int chunks() const { return (s_.h + chunk_width - 1) / chunk_width; }
   int panels() const { return (s_.d + Simd<T>::panel - 1) / Simd<T>::panel; }
   const T* w1(int expert) const { return p_.w1.data() + offset(expert, s_.width, s_.d); }
@@ -460,14 +469,17 @@ class BlockProducts {
     const int m = block.rows, padded = Simd<T>::padded(m), d = s_.d;
     const T* const d_hidden = v.d_hidden + at(block, s_.width);
     const T* const w = w1(block.expert);
-    // So many rows of W1 at a time as stay in the cache while all of their columns are walked.
-    const int step = std::clamp((1 << 17) / d, 16, 256);
-    for (int k = 0; k < s_.width; k += step) {
-      const int n = std::min(step, s_.width - k);
-      const Ahead ahead(w + offset(k + n, 1, d),
-                        w + offset(std::min(k + 2 * step, s_.width), 1, d));
-      multiply_block<T>(d, padded, n, {w + offset(k, 1, d), 1, d}, d_hidden + k * padded, padded,
-                        k > 0, memory, padded, ahead, lines_ahead<T>(padded));
+    constexpr int strip = Simd<T>::tile_rows;
+    T* const packed = memory + d * padded;
+    for (int k = 0; k < s_.width; k += packed_rows) {
+      const int n = std::min(packed_rows, s_.width - k);
+      pack_strips<T>(n, d, w + offset(k, 1, d), d, packed);
+      Ahead ahead(w + offset(k + n, 1, d),
+                  w + offset(std::min(k + 2 * packed_rows, s_.width), 1, d));
+      for (int c = 0; c < d; c += strip)
+        multiply_block<T>(std::min(strip, d - c), padded, n, packed_strip<T>(packed, n, c / strip),
+                          d_hidden + k * padded, padded, k > 0, memory + c * padded, padded, ahead,
+                          lines_ahead<T>(padded));
     }
     write_rows(m, padded, memory, &v.d_rows(block.row, 0));
     if (v.d_row_weight.extent(0) == 0) return;

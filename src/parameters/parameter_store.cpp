@@ -3,6 +3,7 @@
 #include "kokomoe/parameters/parameter_store.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/huge_pages.hpp"
 #include "kokomoe/core/philox.hpp"
 
 #include <algorithm>
@@ -147,7 +148,8 @@ void ParameterStore<T>::allocate(const ExecutionSpace& space, std::uint64_t seed
   for (int g = 0; g < 3; ++g) {
     Buffer& b = buffers_[g];
     const auto make = [&](const char* what, std::size_t size) {
-      return Vector<T>(std::string("kokomoe::parameters::") + names[g] + "::" + what, size);
+      return zeros_on_huge_pages<T>(
+          std::string("kokomoe::parameters::") + names[g] + "::" + what, size);
     };
     b.value = make("value", sizes[g]);
     if (static_cast<Group>(g) == Group::state) {

@@ -97,7 +97,7 @@ TEST_CASE("an update copies to the host offsets, statistics and norm, and nothin
     Recorder recorder;
     for (int step = 3; step < 8; ++step) {
       recorder.clear();
-      const UpdateReport report = model->update(step);
+      model->update(step);
       long offsets = 0, statistics = 0, norms = 0, others = 0, fills = 0;
       for (const Recorder::Copy& copy : recorder.copies) {
         if (copy.fill())
@@ -122,12 +122,7 @@ TEST_CASE("an update copies to the host offsets, statistics and norm, and nothin
       CHECK(strangers(recorder.fences, {"kokomoe::", "Kokkos::Tools::"}).empty());
       // On the device: two residuals of each block, the counts of each MoE layer.
       CHECK(others == study.micro_batches * (2 * study.blocks + study.sparse));
-      // Zeros: the two weight gradients of an expert without a token. The report's load is that of
-      // the last micro-batch.
-      long dead = 0;
-      for (const LoadMetrics& load : report.load) dead += load.dead;
-      if (study.micro_batches == 1) CHECK(fills == 2 * dead);
-      if (study.sparse == 0) CHECK(fills == 0);
+      CHECK(fills == 0);
     }
   }
 }

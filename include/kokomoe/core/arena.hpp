@@ -46,6 +46,7 @@ class Arena {
 
  private:
   void* take(std::size_t bytes);
+  void add_block(std::size_t bytes);
 
   std::string label_;
   std::vector<Kokkos::View<unsigned char*, MemorySpace>> blocks_;
