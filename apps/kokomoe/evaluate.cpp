@@ -26,10 +26,12 @@ int with_model(const std::string& from, const std::vector<std::string>& override
       for (const std::string& note : loaded.notes) std::cerr << "note: " << note << std::endl;
     return work(loaded);
   };
-  const Deck deck = deck_of_checkpoint(resolve_checkpoint(from), overrides);
+  // Once: a training that saves meanwhile must not put another step under the same name.
+  const std::string step = resolve_checkpoint(from, communicator);
+  const Deck deck = deck_of_checkpoint(step, overrides, communicator);
   if (deck.text("run/precision") == "double")
-    return run(load_language_model<double>(from, overrides, communicator));
-  return run(load_language_model<float>(from, overrides, communicator));
+    return run(load_language_model<double>(step, overrides, communicator));
+  return run(load_language_model<float>(step, overrides, communicator));
 }
 
 struct EvalOptions {

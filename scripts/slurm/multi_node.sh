@@ -40,16 +40,25 @@ esac
 
 latest() { cat "$run/checkpoints/latest" 2>/dev/null; }
 before="$(latest)"
-rm -f "$run/stop"
-
-asked=0
+lock_time() { stat -c %y "$run/lock" 2>/dev/null; }
+lock_before="$(lock_time)"
+child="" asked=0
 # The file reaches the ranks whatever the launcher makes of signals.
-trap 'asked=1; mkdir -p "$run"; touch "$run/stop"' USR1
+# A stop that the training finds is taken for an older one's: it is asked once it has locked its folder.
+ask() {
+  asked=1
+  [[ -n "$child" ]] || return
+  while kill -0 "$child" 2>/dev/null && [[ "$(lock_time)" == "$lock_before" ]]; do sleep 1; done
+  sleep 1
+  if kill -0 "$child" 2>/dev/null; then touch "$run/stop"; fi
+}
+trap ask USR1
 
 # The watchdog ends what stands still, a dead node among it, instead of burning the job's time.
 "${launch[@]}" "$kokomoe" train -i "$deck" -d "$run" -r last -w "${WATCHDOG:-00:20:00}" \
   "${settings[@]}" &
 child=$!
+((asked)) && ask
 while true; do
   seen=$asked code=0
   wait "$child" || code=$?

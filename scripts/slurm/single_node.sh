@@ -28,14 +28,23 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" OMP_PROC_BIND=spread OMP_PLAC
 
 latest() { cat "$run/checkpoints/latest" 2>/dev/null; }
 before="$(latest)"
-rm -f "$run/stop"  # of a job that ended before it was read
-
-asked=0
+lock_time() { stat -c %y "$run/lock" 2>/dev/null; }
+lock_before="$(lock_time)"
+child="" asked=0
 # A file instead of a signal: it also counts when the training has not begun.
-trap 'asked=1; mkdir -p "$run"; touch "$run/stop"' USR1
+# A stop that the training finds is taken for an older one's: it is asked once it has locked its folder.
+ask() {
+  asked=1
+  [[ -n "$child" ]] || return
+  while kill -0 "$child" 2>/dev/null && [[ "$(lock_time)" == "$lock_before" ]]; do sleep 1; done
+  sleep 1
+  if kill -0 "$child" 2>/dev/null; then touch "$run/stop"; fi
+}
+trap ask USR1
 
 "$kokomoe" train -i "$deck" -d "$run" -r last "$@" &
 child=$!
+((asked)) && ask
 # The trap ends a wait before the child has ended.
 while true; do
   seen=$asked code=0

@@ -450,11 +450,12 @@ std::vector<FidelityResult> fidelity_training(const FidelityConfig& config,
                                               const FidelityProgress& progress) {
   std::vector<FidelityResult> results;
   for (const std::string& checkpoint : config.checkpoints) {
-    const Deck deck = deck_of_checkpoint(resolve_checkpoint(checkpoint), config.overrides);
+    const std::string step = resolve_checkpoint(checkpoint, communicator);
+    const Deck deck = deck_of_checkpoint(step, config.overrides, communicator);
     if (deck.text("run/precision") == "double")
-      study_checkpoint<double>(config, checkpoint, communicator, progress, results);
+      study_checkpoint<double>(config, step, communicator, progress, results);
     else
-      study_checkpoint<float>(config, checkpoint, communicator, progress, results);
+      study_checkpoint<float>(config, step, communicator, progress, results);
   }
   if (!config.deck.empty()) {
     std::vector<std::string> notes;

@@ -7,6 +7,7 @@
 #include "kokomoe/train/language_model_deck.hpp"
 #include "kokomoe/train/training_run.hpp"
 
+#include <algorithm>
 #include <functional>
 
 namespace kokomoe {
@@ -37,8 +38,8 @@ bool makes_tokenizer(const std::string& key) {
 using Difference =
     std::function<void(const std::string& key, const std::string& was, const std::string& is)>;
 
-void for_each_difference(const Deck& deck, const std::string& checkpoint, const Difference& work) {
-  const Deck before = deck_of_checkpoint(checkpoint, {});
+void for_each_difference(const Deck& deck, const detail::SavedRun& saved, const Difference& work) {
+  const Deck before = detail::deck_of(saved, {});
   const Schema schema = language_model_schema();
   for (const KeySpec& key : schema.keys()) {
     const std::string was = before.toml(key.name), is = deck.toml(key.name);
@@ -48,17 +49,45 @@ void for_each_difference(const Deck& deck, const std::string& checkpoint, const 
 
 }  // namespace
 
-Deck deck_of_checkpoint(const std::string& step_folder, const std::vector<std::string>& overrides) {
-  return parse_language_model_deck(read_manifest(step_folder).deck, step_folder + " (its deck)",
-                                   overrides);
+Deck deck_of_checkpoint(const std::string& step_folder, const std::vector<std::string>& overrides,
+                        const Communicator& communicator) {
+  return detail::deck_of(detail::read_saved_run(step_folder, communicator), overrides);
 }
 
 namespace detail {
 
-void compare_with_checkpoint(const Deck& deck, const std::string& checkpoint,
+SavedRun read_saved_run(const std::string& step_folder, const Communicator& communicator) {
+  return {step_folder, read_manifest(step_folder, communicator)};
+}
+
+Deck deck_of(const SavedRun& saved, const std::vector<std::string>& overrides) {
+  return parse_language_model_deck(saved.meta.deck, saved.folder + " (its deck)", overrides);
+}
+
+int fitting_expert_ranks(int wanted, int ranks) {
+  if (wanted <= 0) return wanted;
+  int fitting = std::min(wanted, ranks);
+  while (ranks % fitting != 0) ++fitting;
+  return fitting;
+}
+
+void fit_layout(const Deck& deck, int ranks, LanguageModelConfig& config,
+                std::vector<std::string>& notes) {
+  const int wanted = config.parallel.expert_ranks;
+  const int fitting = fitting_expert_ranks(wanted, ranks);
+  if (fitting == wanted || deck.overridden("parallel/expert_ranks")) return;
+  config.parallel.expert_ranks = fitting;
+  notes.push_back("parallel/expert_ranks = " + std::to_string(wanted) + " does not divide the " +
+                  std::to_string(ranks) + " rank(s): " +
+                  (fitting == 1 ? "every rank holds all experts"
+                                : "experts lie over " + std::to_string(fitting) + " of them"));
+}
+
+void compare_with_checkpoint(const Deck& deck, const SavedRun& saved,
                              std::vector<std::string>& notes) {
+  const std::string& checkpoint = saved.folder;
   for_each_difference(
-      deck, checkpoint, [&](const std::string& key, const std::string& was, const std::string& is) {
+      deck, saved, [&](const std::string& key, const std::string& was, const std::string& is) {
         if (makes_another_model(key) && deck.overridden(key))
           deck.refuse(key, checkpoint + " was trained with " + was +
                                ": another value makes another model; train that in a folder of "
@@ -72,9 +101,10 @@ void compare_with_checkpoint(const Deck& deck, const std::string& checkpoint,
       });
 }
 
-void refuse_other_model(const Deck& deck, const std::string& checkpoint) {
+void refuse_other_model(const Deck& deck, const SavedRun& saved) {
+  const std::string& checkpoint = saved.folder;
   for_each_difference(
-      deck, checkpoint, [&](const std::string& key, const std::string& was, const std::string& is) {
+      deck, saved, [&](const std::string& key, const std::string& was, const std::string& is) {
         if (makes_model(key) || makes_tokenizer(key))
           throw InputError(checkpoint + " was trained with " + key + " = " + was + ", not " + is +
                            ": leave this override out, or train a model with it");

@@ -107,6 +107,17 @@ std::string to_string(RunRequest request) {
   }
 }
 
+std::vector<std::string> remove_old_requests(const std::string& run_folder) {
+  std::vector<std::string> notes;
+  for (const char* name : {"stop", "checkpoint_now"}) {
+    const std::string path = run_folder + "/" + name;
+    std::error_code ignored;
+    if (std::filesystem::remove(path, ignored))
+      notes.push_back(path + " was there before this run began, and is removed");
+  }
+  return notes;
+}
+
 double parse_duration(const std::string& text) {
   double seconds = 0;
   std::size_t begin = 0;

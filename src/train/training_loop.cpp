@@ -8,6 +8,7 @@
 #include "kokomoe/core/gemm_rate.hpp"
 #include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/train/model_count.hpp"
+#include "train/best_checkpoint.hpp"
 
 #include <chrono>
 #include <cstdio>
@@ -44,7 +45,7 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta) {
 template <class T>
 TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
                               const LanguageModelConfig& config, const Communicator& communicator,
-                              const std::string& checkpoint)
+                              const std::optional<SavedRun>& saved)
     : folder_(options.run_folder),
       deck_(deck),
       communicator_(communicator),
@@ -53,8 +54,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
       control_(options.run_folder, options.wall_seconds),
       progress_(communicator.is_root(), config.steps) {
   LanguageModelConfig full = config;
-  tokenizer_ = checkpoint.empty() ? make_tokenizer(config.tokenizer, communicator)
-                                  : tokenizer_of(read_manifest(checkpoint));
+  tokenizer_ = saved ? tokenizer_of(saved->meta) : make_tokenizer(config.tokenizer, communicator);
   full.model.vocabulary = tokenizer_->vocabulary();
   const Corpus corpus =
       Corpus::open(config.train_files, *tokenizer_, config.cache_folder, communicator);
@@ -66,7 +66,10 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
         communicator.size());
   model_ = std::make_unique<LanguageModel<T>>(full, communicator, corpus);
   say_model(corpus);
-  if (!checkpoint.empty()) resume(checkpoint, options.changed_data);
+  if (saved) resume(saved->folder, options.changed_data);
+  reserve_.emplace(3.0 * static_cast<double>(model_->store().parameters() * sizeof(T)),
+                   windows_ ? static_cast<double>(windows_->windows()) * config.sequence_length
+                            : 0);
   run_on_root(communicator, [&] {
     std::error_code code;
     fs::create_directories(folder_ + "/checkpoints", code);
@@ -75,6 +78,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
     JsonLines::truncate_after(folder_ + "/metrics.jsonl", step_);
     metrics_ = JsonLines(folder_ + "/metrics.jsonl");
   });
+  go_back();
 }
 
 template <class T>
@@ -83,7 +87,6 @@ bool TrainingLoop<T>::train() {
   measure_gemm();
   watchdog_.emplace(folder_, watchdog_seconds_, communicator_);
   if (step_ == 0 && config.steps == 0) save(false, true, RunRequest::none);
-  double average = 0;
   Clock clock;
   while (step_ < config.steps) {
     clock.lap();
@@ -92,17 +95,14 @@ bool TrainingLoop<T>::train() {
     const double seconds = clock.lap();
     step_ = report.step;
     tokens_ += report.tokens;
-    average = average == 0 ? seconds : 0.9 * average + 0.1 * seconds;
+    reserve_->step_took(seconds, static_cast<double>(report.tokens));
     write_metrics(report, seconds);
     count_skipped(report);
 
     const bool last = step_ == config.steps;
-    const bool evaluates =
-        windows_ && (last || (config.eval_every > 0 && step_ % config.eval_every == 0));
-    const bool improved = evaluates && evaluate();
-    // The reserve: one more step, with an evaluation, and a save.
+    const bool improved = evaluates_after(step_) && evaluate();
     const RunRequest request =
-        control_.check(communicator_, 2 * average + eval_seconds_ + save_seconds_);
+        control_.check(communicator_, reserve_->seconds(evaluates_after(step_ + 1)));
     const bool stops = ends_run(request);
     double saved = 0;
     if (improved || last || request != RunRequest::none ||
@@ -110,7 +110,7 @@ bool TrainingLoop<T>::train() {
       saved = save(improved, last || stops, request);
     const double tokens_per_second = static_cast<double>(report.tokens) / seconds;
     progress_.step(report, tokens_per_second, tokens_per_second * token_flops_ / gemm_rate_,
-                   static_cast<double>(config.steps - step_) * average, saved);
+                   static_cast<double>(config.steps - step_) * reserve_->step_seconds(), saved);
     if (stops && !last) {
       progress_.say("stopped at step " + std::to_string(step_) + " by " + to_string(request) +
                     "; go on with -r last");
@@ -174,6 +174,8 @@ void TrainingLoop<T>::resume(const std::string& checkpoint, bool changed_data) {
   counter("tokens", tokens_);
   counter("skipped", skipped_);
   counter("skipped_in_row", skipped_in_row_);
+  counter("best_step", best_step_);
+  saved_best_step_ = best_step_;
   if (const auto found = meta.numbers.find("best_loss"); found != meta.numbers.end())
     best_loss_ = saved_best_loss_ = found->second;
   // Checkpoints of older versions do not say.
@@ -186,6 +188,21 @@ void TrainingLoop<T>::resume(const std::string& checkpoint, bool changed_data) {
     progress_.say("note: " + what);
   }
   progress_.say("resumed from " + checkpoint);
+}
+
+/// Makes `best` one of the past that this run has.
+template <class T>
+void TrainingLoop<T>::go_back() {
+  bool there = true;
+  run_on_root(communicator_,
+              [&] { there = go_back_to_best(folder_ + "/checkpoints", step_, best_step_); });
+  communicator_.broadcast(&there, sizeof there);
+  if (there) return;
+  if (step_ > 0)
+    progress_.say("note: no checkpoint here is the best up to step " + std::to_string(step_) +
+                  ": the next evaluation makes one");
+  best_loss_ = saved_best_loss_ = std::numeric_limits<double>::infinity();
+  best_step_ = saved_best_step_ = 0;
 }
 
 template <class T>
@@ -244,6 +261,13 @@ void TrainingLoop<T>::write_metrics(const UpdateReport& report, double seconds) 
   end_row();
 }
 
+template <class T>
+bool TrainingLoop<T>::evaluates_after(std::int64_t step) const {
+  const LanguageModelConfig& config = model_->config();
+  return windows_ && (step == config.steps ||
+                      (config.eval_every > 0 && step % config.eval_every == 0));
+}
+
 /// True when this is the best loss so far.
 template <class T>
 bool TrainingLoop<T>::evaluate() {
@@ -260,14 +284,17 @@ bool TrainingLoop<T>::evaluate() {
     end_row();
   }
   const bool improved = report.loss < best_loss_;
-  if (improved) best_loss_ = report.loss;
+  if (improved) {
+    best_loss_ = report.loss;
+    best_step_ = step_;
+  }
   char line[160];
   std::snprintf(line, sizeof line,
                 "eval at step %lld: loss %.4f, %.4f bits per byte, accuracy %.3f%s",
                 static_cast<long long>(step_), report.loss, report.bits_per_byte, report.accuracy,
                 improved ? " (best)" : "");
   progress_.say(line);
-  eval_seconds_ = clock.lap();
+  reserve_->evaluation_took(clock.lap());
   return improved;
 }
 
@@ -282,6 +309,7 @@ double TrainingLoop<T>::save(bool best, bool must, RunRequest request) {
   meta.counters["tokens"] = tokens_;
   meta.counters["skipped"] = skipped_;
   meta.counters["skipped_in_row"] = skipped_in_row_;
+  if (best_step_ > 0) meta.counters["best_step"] = best_step_;
   meta.numbers["best_loss"] = best_loss_;
   meta.texts["data_digest"] = data_digest_;
   meta.texts["tokenizer_kind"] = tokenizer_->name();
@@ -305,11 +333,14 @@ double TrainingLoop<T>::save(bool best, bool must, RunRequest request) {
                   "; going on, as checkpoint/on_failure says, until the next save");
     // The next one that is better than what lies on disk is to be kept as the best.
     best_loss_ = saved_best_loss_;
+    best_step_ = saved_best_step_;
     return 0;
   }
   saved_best_loss_ = best_loss_;
-  save_seconds_ = clock.lap();
-  return save_seconds_;
+  saved_best_step_ = best_step_;
+  const double seconds = clock.lap();
+  reserve_->save_took(seconds);
+  return seconds;
 }
 
 template class TrainingLoop<float>;

@@ -8,6 +8,8 @@
 #include "kokomoe/train/run_control.hpp"
 #include "kokomoe/train/training_run.hpp"
 #include "kokomoe/train/watchdog.hpp"
+#include "train/checkpoint_deck.hpp"
+#include "train/wall_reserve.hpp"
 
 #include <cstdint>
 #include <limits>
@@ -25,10 +27,10 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta);
 template <class T>
 class TrainingLoop {
  public:
-  /// Makes model and data, reads `checkpoint` (empty: a fresh start) and makes the run folder a
+  /// Makes model and data, reads the checkpoint `saved` (none: a fresh start) and makes the run folder a
   /// run. Collective.
   TrainingLoop(const TrainingOptions& options, const Deck& deck, const LanguageModelConfig& config,
-               const Communicator& communicator, const std::string& checkpoint);
+               const Communicator& communicator, const std::optional<SavedRun>& saved);
 
   /// True when the deck's steps are done, false when something ended them early, after a save.
   bool train();
@@ -38,7 +40,9 @@ class TrainingLoop {
   void measure_gemm();
   void resume(const std::string& checkpoint, bool changed_data);
   void write_metrics(const UpdateReport& report, double seconds);
+  bool evaluates_after(std::int64_t step) const;
   bool evaluate();
+  void go_back();
   void count_skipped(const UpdateReport& report);
   void end_row();
   double save(bool best, bool must, RunRequest request);
@@ -65,7 +69,8 @@ class TrainingLoop {
   std::int64_t lost_rows_ = 0;
   double best_loss_ = std::numeric_limits<double>::infinity();
   double saved_best_loss_ = std::numeric_limits<double>::infinity();
-  double save_seconds_ = 0, eval_seconds_ = 0;
+  std::int64_t best_step_ = 0, saved_best_step_ = 0;  ///< of these losses; 0: there is none
+  std::optional<WallReserve> reserve_;
 };
 
 }  // namespace kokomoe::detail

@@ -11,12 +11,13 @@
 #include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/rehearsal.hpp"
+#include "kokomoe/train/run_control.hpp"
 #include "kokomoe/train/run_folder.hpp"
 #include "train/checkpoint_deck.hpp"
 #include "train/training_loop.hpp"
 
-#include <algorithm>
 #include <filesystem>
+#include <optional>
 
 namespace kokomoe {
 
@@ -28,6 +29,55 @@ bool lies_in(const std::string& checkpoint, const std::string& run_folder) {
   std::error_code ignored;
   const fs::path checkpoints = fs::path(run_folder) / "checkpoints";
   return fs::equivalent(fs::path(checkpoint).parent_path(), checkpoints, ignored);
+}
+
+/// The step folder that the command goes on from, or "".
+std::string find_checkpoint(const TrainingOptions& options, bool exists) {
+  const std::string& folder = options.run_folder;
+  if (exists && options.resume.empty())
+    throw InputError("run folder \"" + folder +
+                     "\" holds a run already: go on with -r last, or choose another with -d");
+  std::string checkpoint;
+  if (options.resume == "last") {
+    if (has_checkpoint(folder))
+      checkpoint = resolve_checkpoint(folder);
+    else
+      refuse_lost_checkpoints(folder);
+  } else if (!options.resume.empty()) {
+    checkpoint = resolve_checkpoint(options.resume);
+  }
+  if (exists && !checkpoint.empty() && !lies_in(checkpoint, folder))
+    throw InputError("run folder \"" + folder + "\" holds another run than " + checkpoint +
+                     ": choose another with -d");
+  return checkpoint;
+}
+
+/// What is known before anything is made. Of the run folder it is what the root sees: other ranks need
+/// not see it, and no two look at different moments.
+struct Start {
+  bool exists = false;  ///< on the root: the folder holds a run
+  std::optional<detail::SavedRun> saved;
+  std::vector<std::string> notes;  ///< on the root
+};
+
+Start look_at_folder(const TrainingOptions& options, const Communicator& communicator,
+                     RunLock& lock) {
+  const std::string& folder = options.run_folder;
+  Start start;
+  std::string checkpoint;
+  run_on_root(communicator, [&] {
+    // A folder that is there is locked before one looks at it; another is made once the deck is right.
+    std::error_code ignored;
+    if (fs::is_directory(folder, ignored)) {
+      lock.take(folder);
+      start.notes = remove_old_requests(folder);
+    }
+    start.exists = is_run(folder);
+    checkpoint = find_checkpoint(options, start.exists);
+  });
+  checkpoint = communicator.broadcast(checkpoint);
+  if (!checkpoint.empty()) start.saved = detail::read_saved_run(checkpoint, communicator);
+  return start;
 }
 
 }  // namespace
@@ -45,88 +95,59 @@ std::string start_banner(const Communicator& communicator) {
 bool train_language_model(const TrainingOptions& options, const Communicator& communicator) {
   const std::string& folder = options.run_folder;
   if (folder.empty()) throw InputError("the run folder -d has an empty name");
-  // A folder that is there is locked before one looks at it; another is made once the deck is right.
   RunLock lock;
-  run_on_root(communicator, [&] {
-    std::error_code ignored;
-    if (fs::is_directory(folder, ignored)) lock.take(folder);
-  });
-  std::string checkpoint;
-  const bool exists = is_run(folder);
-  if (exists && options.resume.empty())
-    throw InputError("run folder \"" + folder +
-                     "\" holds a run already: go on with -r last, or choose another with -d");
-  if (options.resume == "last") {
-    if (has_checkpoint(folder))
-      checkpoint = resolve_checkpoint(folder);
-    else
-      refuse_lost_checkpoints(folder);
-  } else if (!options.resume.empty()) {
-    checkpoint = resolve_checkpoint(options.resume);
-  }
-  if (exists && !checkpoint.empty() && !lies_in(checkpoint, folder))
-    throw InputError("run folder \"" + folder + "\" holds another run than " +
-                     checkpoint + ": choose another with -d");
-  if (options.deck.empty() && checkpoint.empty())
-    throw InputError("no deck: name one with -i");
+  const Start start = look_at_folder(options, communicator, lock);
+  if (options.deck.empty() && !start.saved) throw InputError("no deck: name one with -i");
   const Deck deck = options.deck.empty()
-                        ? deck_of_checkpoint(checkpoint, options.overrides)
+                        ? detail::deck_of(*start.saved, options.overrides)
                         : load_language_model_deck(options.deck, options.overrides);
-  std::vector<std::string> notes;
-  const LanguageModelConfig config = read_language_model_deck(deck, notes);
-  if (!checkpoint.empty()) {
-    detail::compare_with_checkpoint(deck, checkpoint, notes);
-    const std::int64_t step = read_manifest(checkpoint).step;
+  std::vector<std::string> notes = start.notes;
+  LanguageModelConfig config = read_language_model_deck(deck, notes);
+  if (start.saved) {
+    detail::compare_with_checkpoint(deck, *start.saved, notes);
+    const std::int64_t step = start.saved->meta.step;
     if (step > config.steps)
       throw InputError("train/steps = " + std::to_string(config.steps) +
                        " lies before the checkpoint's step " + std::to_string(step));
   }
+  if (options.deck.empty()) detail::fit_layout(deck, communicator.size(), config, notes);
   note_schedule(config, notes);
   note_idle_settings(deck, notes);
-  require_data_files(deck, checkpoint.empty() ? DataUse::training : DataUse::resuming,
+  require_data_files(deck, start.saved ? DataUse::resuming : DataUse::training,
                      options.deck.empty(), communicator);
   rehearse_training(deck, config, communicator);
   run_on_root(communicator, [&] {
     lock.take(folder);
-    if (!exists && is_run(folder))
+    if (!start.exists && is_run(folder))
       throw InputError("run folder \"" + folder + "\" holds a run that began just now");
   });
   if (!lock.note().empty()) notes.push_back(lock.note());
   Progress progress(communicator.is_root(), config.steps);
   progress.say(start_banner(communicator));
   for (const std::string& note : notes) progress.say("note: " + note);
-  if (checkpoint.empty() && options.resume == "last")
+  if (!start.saved && options.resume == "last")
     progress.say("note: \"" + folder + "\" holds no checkpoint: starting fresh");
   communicator.barrier();
   if (config.double_precision)
-    return detail::TrainingLoop<double>(options, deck, config, communicator, checkpoint).train();
-  return detail::TrainingLoop<float>(options, deck, config, communicator, checkpoint).train();
+    return detail::TrainingLoop<double>(options, deck, config, communicator, start.saved).train();
+  return detail::TrainingLoop<float>(options, deck, config, communicator, start.saved).train();
 }
 
 template <class T>
 LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const std::vector<std::string>& overrides,
                                    const Communicator& communicator) {
-  const std::string folder = resolve_checkpoint(run_or_step);
-  LoadedModel<T> loaded{deck_of_checkpoint(folder, overrides), nullptr, nullptr, 0, {}};
-  detail::refuse_other_model(loaded.deck, folder);
+  const std::string folder = resolve_checkpoint(run_or_step, communicator);
+  const detail::SavedRun saved = detail::read_saved_run(folder, communicator);
+  LoadedModel<T> loaded{detail::deck_of(saved, overrides), nullptr, nullptr, 0, {}};
+  detail::refuse_other_model(loaded.deck, saved);
   std::vector<std::string> notes;
   LanguageModelConfig config = read_language_model_deck(loaded.deck, notes);
-  // A checkpoint knows no layout: what its run had is only a wish here, unless one asks for it.
-  const int wanted = config.parallel.expert_ranks;
-  const bool asked = std::any_of(overrides.begin(), overrides.end(), [](const std::string& text) {
-    return text.starts_with("parallel/expert_ranks=");
-  });
-  if (!asked && wanted > 0 && communicator.size() % wanted != 0) {
-    config.parallel.expert_ranks = 1;
-    loaded.notes.push_back("parallel/expert_ranks = " + std::to_string(wanted) +
-                           " does not divide the " + std::to_string(communicator.size()) +
-                           " rank(s): every rank holds all experts");
-  }
+  detail::fit_layout(loaded.deck, communicator.size(), config, loaded.notes);
   if (looks_ahead(config))
     loaded.notes.push_back("this model's outputs depend on later tokens: its losses are not those "
                            "of a causal model");
-  loaded.tokenizer = detail::tokenizer_of(read_manifest(folder));
+  loaded.tokenizer = detail::tokenizer_of(saved.meta);
   config.model.vocabulary = loaded.tokenizer->vocabulary();
   loaded.model = std::make_unique<LanguageModel<T>>(config, communicator, std::nullopt);
   loaded.step =

@@ -70,12 +70,10 @@ planned_kills() {
   if [[ ! -e $name-whole ]]; then
     launch "$ranks" train -i deck.toml -d "$name-whole" "${settings[@]}" >/dev/null 2>&1
     for i in 1 2 3; do
-      mkdir -p "$name-base"
-      touch "$name-base/stop"
       status=0
-      launch "$ranks" train -i deck.toml -d "$name-base" -r last "${settings[@]}" >/dev/null 2>&1 ||
-        status=$?
-      ((status == 75)) || fail "exit $status at a stop file"
+      launch "$ranks" train -i deck.toml -d "$name-base" -r last -t 00:00:01 "${settings[@]}" \
+        >/dev/null 2>&1 || status=$?
+      ((status == 75)) || fail "exit $status at a wall limit"
     done
   fi
   # Settings go to mpiexec's ranks by the environment as well.

@@ -81,15 +81,34 @@ expect 0 'bits per byte' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" eval -r ranks4
   parallel/expert_ranks=2
 
 # Half a run on one layout, the other half on another.
+# stopped RANKS FOLDER SETTINGS...: a run that has done one step.
+stopped() {
+  local ranks="$1" folder="$2"
+  shift 2
+  expect 75 'stopped at step 1' $KOKOMOE_MPIEXEC -n "$ranks" "$KOKOMOE_PROGRAM" train -i deck.toml \
+    -d "$folder" -t 00:00:01 "${settings[@]}" "$@"
+}
+
 halves=("4 4 3 3" "3 3 1 1" "1 1 4 2" "2 2 4 4")
 for pair in "${halves[@]}"; do
   read -r ranks experts then_ranks then_experts <<<"$pair"
   folder="half_${ranks}_${then_ranks}"
-  mkdir "$folder"
-  touch "$folder/stop"
-  expect 75 'stopped at step 1' $KOKOMOE_MPIEXEC -n "$ranks" "$KOKOMOE_PROGRAM" train -i deck.toml \
-    -d "$folder" "${settings[@]}" "parallel/expert_ranks=$experts"
+  stopped "$ranks" "$folder" "parallel/expert_ranks=$experts"
   on "$then_ranks" "$folder" -r last "parallel/expert_ranks=$then_experts"
+  close "$folder"
+done
+
+# The checkpoint's own number gives way to what the ranks allow, unless somebody asks for it.
+adaptations=("3 1 every rank holds all experts" "2 3 experts lie over 3 of them")
+for adaptation in "${adaptations[@]}"; do
+  read -r ranks then_ranks said <<<"$adaptation"
+  folder="adapts_${ranks}_${then_ranks}"
+  stopped "$ranks" "$folder" "parallel/expert_ranks=$ranks"
+  expect 2 "parallel/expert_ranks: $ranks does not divide" $KOKOMOE_MPIEXEC -n "$then_ranks" \
+    "$KOKOMOE_PROGRAM" train -d "$folder" -r last "parallel/expert_ranks=$ranks"
+  on "$then_ranks" "$folder" -r last
+  grep -q "note: parallel/expert_ranks = $ranks does not divide the $then_ranks .*: $said" \
+    "$folder.txt" || { cat "$folder.txt" >&2; fail "$ranks to $then_ranks ranks: no note"; }
   close "$folder"
 done
 
@@ -97,10 +116,7 @@ done
 for layout in "2 2" "4 2"; do
   read -r ranks experts <<<"$layout"
   folder="resumed_${ranks}_${experts}"
-  mkdir "$folder"
-  touch "$folder/stop"
-  expect 75 'stopped at step 1' $KOKOMOE_MPIEXEC -n "$ranks" "$KOKOMOE_PROGRAM" train -i deck.toml \
-    -d "$folder" "${settings[@]}" "parallel/expert_ranks=$experts" parallel/exchange_chunks=2
+  stopped "$ranks" "$folder" "parallel/expert_ranks=$experts" parallel/exchange_chunks=2
   on "$ranks" "$folder" -r last
   expect 0 'all equal' kokomoe inspect "$folder" "ranks${ranks}_${experts}_exchange_chunks=2"
   diff <(rows "$folder") <(rows "ranks${ranks}_${experts}_exchange_chunks=2") ||

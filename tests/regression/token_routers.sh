@@ -19,9 +19,8 @@ for router in deepseek_v3 remoe default_moe noisy_top_k hash; do
   esac
 
   kokomoe train -i deck.toml -d "$router" "${settings[@]}" >"$router.txt"
-  mkdir "$router.half"
-  touch "$router.half/stop"
-  expect 75 'stopped at step 1' kokomoe train -i deck.toml -d "$router.half" "${settings[@]}"
+  expect 75 'stopped at step 1' \
+    kokomoe train -i deck.toml -d "$router.half" -t 00:00:01 "${settings[@]}"
   expect 0 'resumed from .*step_1' \
     kokomoe train -i deck.toml -d "$router.half" -r last "${settings[@]}"
   expect 0 'all equal' kokomoe inspect "$router" "$router.half"

@@ -53,6 +53,8 @@ CheckpointMeta load_checkpoint(const std::string& step_folder, ParameterStore<T>
 /// The step folder that a run folder (its latest), a `checkpoints` folder, a `latest` or `best`
 /// file, or a step folder names. InputError when there is none, or when it cannot be read.
 std::string resolve_checkpoint(const std::string& run_or_step);
+/// The same for all ranks: the root looks, and need be the only one to see the folder. Collective.
+std::string resolve_checkpoint(const std::string& run_or_step, const Communicator& communicator);
 
 /// True when `run_folder`/checkpoints holds a complete step folder. InputError when it cannot be
 /// read.
@@ -60,6 +62,8 @@ bool has_checkpoint(const std::string& run_folder);
 
 /// The manifest's part of a checkpoint, verified against its own digest.
 CheckpointMeta read_manifest(const std::string& step_folder);
+/// The same for all ranks: the root reads, and need be the only one to see the folder. Collective.
+CheckpointMeta read_manifest(const std::string& step_folder, const Communicator& communicator);
 
 struct TensorInfo {
   std::string name;  ///< "parameters/NAME", "optimizer/m/NAME", "router_state/NAME"

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 namespace kokomoe {
 
@@ -61,6 +62,10 @@ class RunControl {
 
 /// "a signal", "the wall limit", ...: what a run was ended by.
 std::string to_string(RunRequest request);
+
+/// Removes the files `stop` and `checkpoint_now` that are there before a run begins: they were meant
+/// for one that had ended already. Returns what to tell the user.
+std::vector<std::string> remove_old_requests(const std::string& run_folder);
 
 /// Seconds of "hh:mm:ss", "mm:ss" or "ss"; throws InputError.
 double parse_duration(const std::string& text);

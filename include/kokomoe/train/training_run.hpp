@@ -40,14 +40,15 @@ struct LoadedModel {
 };
 
 /// `overrides` change the deck that the checkpoint was written with, but not its model or
-/// tokenizer: InputError that names key and both values.
+/// tokenizer: InputError that names key and both values. Only the root reads files. Collective.
 template <class T>
 LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const std::vector<std::string>& overrides,
                                    const Communicator& communicator);
 
-/// The deck inside a checkpoint.
-Deck deck_of_checkpoint(const std::string& step_folder, const std::vector<std::string>& overrides);
+/// The deck inside a checkpoint, which only the root reads. Collective.
+Deck deck_of_checkpoint(const std::string& step_folder, const std::vector<std::string>& overrides,
+                        const Communicator& communicator);
 
 /// One block of text: versions, execution space, threads, ranks, the BLAS that GEMMs reach.
 std::string start_banner(const Communicator& communicator);

@@ -12,7 +12,7 @@
 using namespace kokomoe;
 using namespace kokomoe::test;
 
-TEST_CASE("durations are hours, minutes and seconds", "[train]") {
+TEST_CASE("durations are hours, minutes and seconds", "[train][run_control]") {
   CHECK(parse_duration("90") == 90);
   CHECK(parse_duration("0") == 0);
   CHECK(parse_duration("5:00") == 300);
@@ -26,7 +26,7 @@ TEST_CASE("durations are hours, minutes and seconds", "[train]") {
   }
 }
 
-TEST_CASE("a file named stop ends a run once, and goes when the run has saved", "[train]") {
+TEST_CASE("a file named stop ends a run once, and goes when the run has saved", "[train][run_control]") {
   const TemporaryFolder folder;
   const Communicator alone;
   RunControl control(folder.path(), 0);
@@ -41,7 +41,7 @@ TEST_CASE("a file named stop ends a run once, and goes when the run has saved", 
   CHECK(control.check(alone, 0) == RunRequest::none);
 }
 
-TEST_CASE("a file named checkpoint_now asks for a save, once, and ends nothing", "[train]") {
+TEST_CASE("a file named checkpoint_now asks for a save, once, and ends nothing", "[train][run_control]") {
   const TemporaryFolder folder;
   const Communicator alone;
   RunControl control(folder.path(), 0);
@@ -65,7 +65,20 @@ TEST_CASE("a file named checkpoint_now asks for a save, once, and ends nothing",
   CHECK_FALSE(std::filesystem::exists(folder / "stop"));
 }
 
-TEST_CASE("a request that cannot be taken away is named, and not heard again", "[train]") {
+TEST_CASE("requests from before a run are taken away and named", "[train][run_control]") {
+  const TemporaryFolder folder;
+  CHECK(remove_old_requests(folder.path()).empty());
+  write_text(folder / "stop", "");
+  write_text(folder / "checkpoint_now", "");
+  const std::vector<std::string> notes = remove_old_requests(folder.path());
+  REQUIRE(notes.size() == 2);
+  CHECK_THAT(notes[0], contains("/stop was there before this run began"));
+  CHECK_THAT(notes[1], contains("/checkpoint_now was there before this run began"));
+  RunControl control(folder.path(), 0);
+  CHECK(control.check(Communicator(), 0) == RunRequest::none);
+}
+
+TEST_CASE("a request that cannot be taken away is named, and not heard again", "[train][run_control]") {
   const TemporaryFolder folder;
   const Communicator alone;
   RunControl control(folder.path(), 0);
@@ -77,7 +90,7 @@ TEST_CASE("a request that cannot be taken away is named, and not heard again", "
   CHECK(control.check(alone, 0) == RunRequest::none);
 }
 
-TEST_CASE("the wall limit counts what a step and a checkpoint take", "[train]") {
+TEST_CASE("the wall limit counts what a step and a checkpoint take", "[train][run_control]") {
   const TemporaryFolder folder;
   const Communicator alone;
   RunControl control(folder.path(), 1000);
@@ -89,7 +102,7 @@ TEST_CASE("the wall limit counts what a step and a checkpoint take", "[train]") 
   CHECK(endless.check(alone, 1e9) == RunRequest::none);
 }
 
-TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train]") {
+TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train][run_control]") {
   const int signal = GENERATE(SIGTERM, SIGINT, SIGUSR1, SIGHUP);
   const TemporaryFolder folder;
   const Communicator alone;
@@ -103,7 +116,7 @@ TEST_CASE("a signal is a reason to stop, and forgotten by the next run", "[train
   CHECK(next.check(alone, 0) == RunRequest::none);
 }
 
-TEST_CASE("a terminal that closes may send SIGHUP twice", "[train]") {
+TEST_CASE("a terminal that closes may send SIGHUP twice", "[train][run_control]") {
   const TemporaryFolder folder;
   RunControl control(folder.path(), 0);
   std::raise(SIGHUP);
@@ -111,7 +124,7 @@ TEST_CASE("a terminal that closes may send SIGHUP twice", "[train]") {
   CHECK(control.check(Communicator(), 0) == RunRequest::signal);
 }
 
-TEST_CASE("SIGHUP that nohup ignores stays ignored", "[train]") {
+TEST_CASE("SIGHUP that nohup ignores stays ignored", "[train][run_control]") {
   const TemporaryFolder folder;
   std::signal(SIGHUP, SIG_IGN);
   {
@@ -122,7 +135,7 @@ TEST_CASE("SIGHUP that nohup ignores stays ignored", "[train]") {
   CHECK(std::signal(SIGHUP, SIG_DFL) == SIG_IGN);
 }
 
-TEST_CASE("reasons to stop read well", "[train]") {
+TEST_CASE("reasons to stop read well", "[train][run_control]") {
   CHECK(to_string(RunRequest::signal) == "a signal");
   CHECK(to_string(RunRequest::wall_limit) == "the wall limit");
   CHECK(to_string(RunRequest::stop_file) == "the file \"stop\"");
