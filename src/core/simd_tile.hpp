@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <utility>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
-/// Matrix products of one host thread that read their operands where they lie: no packing of weights
-/// that are used once. Vectors run along the columns of B and C; A is read element by element, in
-/// any two strides. Needs the vector types of GCC and clang.
+/// Matrix products of one host thread that read their operands where they lie: no packing of
+/// weights that are used once. Vectors run along the columns of B and C; A is read element by
+/// element, in any two strides. Needs the vector types of GCC and clang.
 namespace kokomoe::detail {
 
 template <class T>
@@ -30,6 +34,22 @@ struct Simd {
 
   static Vector load(const T* from) { return *reinterpret_cast<const Unaligned*>(from); }
   static void store(T* to, Vector x) { *reinterpret_cast<Unaligned*>(to) = x; }
+  /// Past the caches, where the CPU has such stores; `to` must be aligned to a vector.
+  static void stream(T* to, Vector x) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(x));
+#elif defined(__AVX__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(x));
+#else
+    store(to, x);
+#endif
+  }
+  /// Streams are seen by other threads after this.
+  static void end_streams() {
+#ifdef __AVX__
+    _mm_sfence();
+#endif
+  }
   /// n rounded up to whole vectors.
   static constexpr int padded(int n) { return (n + lanes - 1) / lanes * lanes; }
 };
@@ -60,13 +80,21 @@ class Ahead {
   const char* end_ = nullptr;
 };
 
+/// What becomes of C.
+enum class Into {
+  set,
+  add,
+  stream  ///< set, and not needed soon: written past the caches, and not read before that
+};
+
 /// Steps of a product between two calls of Ahead::fetch.
 inline constexpr int fetch_steps = 16;
 
-/// c (R, V vectors) = or += a b over k steps. `lines` of `ahead` are fetched every fetch_steps.
+/// c (R, V vectors) = or += a b over k steps; for Into::stream rows of c are aligned. `lines` of
+/// `ahead` are fetched every fetch_steps.
 template <class T, int R, int V>
 inline __attribute__((always_inline)) void multiply_tile(int k, const Strided<T>& a, const T* b,
-                                                         std::ptrdiff_t b_row, bool add, T* c,
+                                                         std::ptrdiff_t b_row, Into into, T* c,
                                                          std::ptrdiff_t c_row, Ahead& ahead,
                                                          int lines) {
   using S = Simd<T>;
@@ -76,7 +104,7 @@ inline __attribute__((always_inline)) void multiply_tile(int k, const Strided<T>
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       sum[r][v] = typename S::Vector{};
-      __builtin_prefetch(c + r * c_row + v * S::lanes, 1, 3);
+      if (into != Into::stream) __builtin_prefetch(c + r * c_row + v * S::lanes, 1, 3);
     }
   const T* x = a.data;
   for (int begin = 0; begin < k; begin += fetch_steps) {
@@ -99,25 +127,28 @@ inline __attribute__((always_inline)) void multiply_tile(int k, const Strided<T>
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       T* const to = c + r * c_row + v * S::lanes;
-      S::store(to, add ? S::load(to) + sum[r][v] : sum[r][v]);
+      if (into == Into::stream)
+        S::stream(to, sum[r][v]);
+      else
+        S::store(to, into == Into::add ? S::load(to) + sum[r][v] : sum[r][v]);
     }
 }
 
 /// One strip of rows, `columns` of them whole vectors, in tiles of at most tile_vectors.
 template <class T, int R>
 void multiply_strip(int columns, int k, const Strided<T>& a, const T* b, std::ptrdiff_t b_row,
-                    bool add, T* c, std::ptrdiff_t c_row, Ahead& ahead, int lines) {
+                    Into into, T* c, std::ptrdiff_t c_row, Ahead& ahead, int lines) {
   constexpr int lanes = Simd<T>::lanes;
   int vectors = columns / lanes;
   while (vectors > 0) {
     // 4 = 2 + 2 rather than 3 + 1: narrow tiles wait for their own sums.
     const int take = vectors == 4 ? 2 : std::min(vectors, 3);
     if (take == 3)
-      multiply_tile<T, R, 3>(k, a, b, b_row, add, c, c_row, ahead, lines);
+      multiply_tile<T, R, 3>(k, a, b, b_row, into, c, c_row, ahead, lines);
     else if (take == 2)
-      multiply_tile<T, R, 2>(k, a, b, b_row, add, c, c_row, ahead, lines);
+      multiply_tile<T, R, 2>(k, a, b, b_row, into, c, c_row, ahead, lines);
     else
-      multiply_tile<T, R, 1>(k, a, b, b_row, add, c, c_row, ahead, lines);
+      multiply_tile<T, R, 1>(k, a, b, b_row, into, c, c_row, ahead, lines);
     vectors -= take;
     b += take * lanes;
     c += take * lanes;
@@ -130,21 +161,25 @@ void multiply_strip(int columns, int k, const Strided<T>& a, const T* b, std::pt
 /// `lines` of `ahead` are fetched every fetch_steps of every tile.
 template <class T>
 void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std::ptrdiff_t b_row,
-                    bool add, T* c, std::ptrdiff_t c_row, Ahead& ahead, int lines) {
+                    Into into, T* c, std::ptrdiff_t c_row, Ahead& ahead, int lines) {
   constexpr int R = Simd<T>::tile_rows, lanes = Simd<T>::lanes;
   const int whole = columns / lanes * lanes, tail = columns - whole;
+  constexpr std::size_t vector = Simd<T>::bytes;
+  const bool aligned = (reinterpret_cast<std::uintptr_t>(c) % vector == 0) &&
+                       (static_cast<std::size_t>(c_row) * sizeof(T) % vector == 0);
+  if (into == Into::stream && !aligned) into = Into::set;
   const auto strip = [&](auto height, int r) {
     constexpr int n = decltype(height)::value;
     const Strided<T> x = a.rows_from(r);
     T* const y = c + r * c_row;
-    multiply_strip<T, n>(whole, k, x, b, b_row, add, y, c_row, ahead, lines);
+    multiply_strip<T, n>(whole, k, x, b, b_row, into, y, c_row, ahead, lines);
     if (tail == 0) return;
     T last[n * lanes];
-    multiply_tile<T, n, 1>(k, x, b + whole, b_row, false, last, lanes, ahead, lines);
+    multiply_tile<T, n, 1>(k, x, b + whole, b_row, Into::set, last, lanes, ahead, lines);
     for (int i = 0; i < n; ++i)
       for (int j = 0; j < tail; ++j) {
         T& to = y[i * c_row + whole + j];
-        to = add ? to + last[i * lanes + j] : last[i * lanes + j];
+        to = into == Into::add ? to + last[i * lanes + j] : last[i * lanes + j];
       }
   };
   int r = 0;
@@ -154,14 +189,14 @@ void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std:
 
 template <class T>
 void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std::ptrdiff_t b_row,
-                    bool add, T* c, std::ptrdiff_t c_row) {
+                    Into into, T* c, std::ptrdiff_t c_row) {
   Ahead nothing;
-  multiply_block<T>(rows, columns, k, a, b, b_row, add, c, c_row, nothing, 0);
+  multiply_block<T>(rows, columns, k, a, b, b_row, into, c, c_row, nothing, 0);
 }
 
-/// Columns of a row-major (k, columns) matrix with rows of from_row elements as strips of tile_rows,
-/// each (k, tile_rows), one behind the other: they are the rows of A = from^T, and A's columns lie
-/// side by side in a strip. The last strip may be partly filled. `to`: strips k tile_rows elements.
+/// Columns of a row-major (k, columns) matrix with rows of from_row elements as strips of
+/// tile_rows, each (k, tile_rows), one behind the other: they are the rows of A = from^T, and A's
+/// columns lie side by side in a strip. The last strip may be partly filled. `to`: strips k tile_rows elements.
 template <class T>
 void pack_strips(int k, int columns, const T* from, std::ptrdiff_t from_row, T* to) {
   constexpr int R = Simd<T>::tile_rows;

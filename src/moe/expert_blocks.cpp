@@ -40,8 +40,8 @@ struct Blocks {
 
 constexpr int blocks_of(int rows) { return (rows + most_rows - 1) / most_rows; }
 
-/// An expert's rows in as few blocks as possible, of nearly equal size: a block of few rows costs as
-/// much memory traffic as a full one.
+/// An expert's rows in as few blocks as possible, of nearly equal size: a block of few rows costs
+/// as much memory traffic as a full one.
 template <class T>
 Blocks cut(Arena& scratch, std::span<const int> offsets) {
   const std::size_t experts = offsets.size() - 1;
@@ -67,7 +67,7 @@ Blocks cut(Arena& scratch, std::span<const int> offsets) {
   return blocks;
 }
 
-/// f(unit, memory of `size` elements that is this thread's alone) for every unit, each by one thread.
+/// f(unit, memory of `size` elements that is this thread's alone) for every unit, each on a thread.
 template <class T, class F>
 void for_each_unit(const std::string& label, const ExecutionSpace& space, Arena& scratch,
                    int units, std::size_t size, const F& f) {
@@ -114,10 +114,10 @@ int lines_ahead(int columns) {
 /// C (rows, columns) = or += W B for a row-major W (rows, k) that is read once, from memory.
 template <class T>
 void multiply_weights(int rows, int columns, int k, const T* w, std::ptrdiff_t w_row, const T* b,
-                      bool add, T* c) {
+                      Into into, T* c) {
   const T* const next = w + Simd<T>::tile_rows * w_row;
   Ahead ahead(next, std::max(next, w + rows * w_row));
-  multiply_block<T>(rows, columns, k, {w, w_row, 1}, b, columns, add, c, columns, ahead,
+  multiply_block<T>(rows, columns, k, {w, w_row, 1}, b, columns, into, c, columns, ahead,
                     w_row == k ? lines_ahead<T>(columns) : 0);
 }
 
@@ -280,11 +280,11 @@ class BlockProducts {
     const T* const b1 = p_.b1.extent(0) == 0 ? nullptr : &p_.b1(block.expert, 0);
     for (int begin = 0; begin < h; begin += most_hidden) {
       const int n = std::min(most_hidden, h - begin);
-      multiply_weights<T>(n, padded, d, w1(block.expert) + offset(begin, 1, d), d, x, false,
+      multiply_weights<T>(n, padded, d, w1(block.expert) + offset(begin, 1, d), d, x, Into::set,
                           active);
       if (s_.gated())
-        multiply_weights<T>(n, padded, d, w1(block.expert) + offset(h + begin, 1, d), d, x, false,
-                            up);
+        multiply_weights<T>(n, padded, d, w1(block.expert) + offset(h + begin, 1, d), d, x,
+                            Into::set, up);
       for (int j = 0; j < n; ++j) {
         const int channel = begin + j;
         T bias[2] = {0, 0};
@@ -294,7 +294,8 @@ class BlockProducts {
                      z + static_cast<std::size_t>(channel) * m,
                      z + static_cast<std::size_t>(h + channel) * m);
       }
-      multiply_weights<T>(d, padded, n, w2(block.expert) + begin, h, active, begin > 0, y);
+      multiply_weights<T>(d, padded, n, w2(block.expert) + begin, h, active,
+                          begin > 0 ? Into::add : Into::set, y);
     }
     if (p_.b2.extent(0) != 0) {
       const T* const b2 = &p_.b2(block.expert, 0);
@@ -371,8 +372,8 @@ class BlockProducts {
       for (int t = 0; t < m; ++t)
         weight[t] = v.row_weight.extent(0) == 0 ? T(1) : v.row_weight(block.row + t);
       if (chunk == 0) add_output_bias(v, expert, block, weight, b > first);
-      multiply_block<T>(n, padded, d, {w2_chunk, 1, chunk_width}, d_out, padded, false, d_hidden,
-                        padded);
+      multiply_block<T>(n, padded, d, {w2_chunk, 1, chunk_width}, d_out, padded,
+                        Into::set, d_hidden, padded);
       const T* const z = v.hidden.data() + static_cast<std::size_t>(block.row) * s_.width +
                          static_cast<std::size_t>(begin) * m;
       T* const dot = v.d_row_weight.extent(0) == 0
@@ -391,24 +392,32 @@ class BlockProducts {
       }
       transpose_rows<T>(
           n, m, [&](int j) { return active_t + j * padded; }, active, chunk_width);
-      multiply_block<T>(d, n, m, {d_out, padded, 1}, active, chunk_width, v.adds.w2 || b > first,
+      multiply_block<T>(d, n, m, {d_out, padded, 1}, active, chunk_width,
+                        into(v.adds.w2, b, first, end),
                         v.gradients.w2.data() + offset(expert, d, h) + begin, h);
-      const bool add = v.adds.w1 || b > first;
-      add_first_weights(v, block, begin, n, d_hidden, add);
-      if (s_.gated()) add_first_weights(v, block, h + begin, n, d_up, add);
+      const Into w1_into = into(v.adds.w1, b, first, end);
+      add_first_weights(v, block, begin, n, d_hidden, w1_into);
+      if (s_.gated()) add_first_weights(v, block, h + begin, n, d_up, w1_into);
     }
+    Simd<T>::end_streams();
+  }
+
+  /// How block b of an expert's [first, end) writes a weight's gradient.
+  static Into into(bool adds, int b, int first, int end) {
+    if (adds || b > first) return Into::add;
+    return end - first == 1 ? Into::stream : Into::set;
   }
 
   /// dW1 of channels [begin, begin + n) from one block.
   void add_first_weights(const Backward& v, const Block& block, int begin, int n,
-                         const T* d_hidden, bool add) const {
+                         const T* d_hidden, Into into) const {
     constexpr int panel = Simd<T>::panel;
     const int m = block.rows, padded = Simd<T>::padded(m), d = s_.d;
     T* const to = v.gradients.w1.data() + offset(block.expert, s_.width, d) + offset(begin, 1, d);
     const T* const x = v.x + at(block, panels() * panel);
     for (int p = 0; p < panels(); ++p)
       multiply_block<T>(n, std::min(panel, d - p * panel), m, {d_hidden, padded, 1},
-                        x + p * m * panel, panel, add, to + p * panel, d);
+                        x + p * m * panel, panel, into, to + p * panel, d);
   }
 
   void add_hidden_bias(const Backward& v, int expert, int channel, const T (&sums)[2],
@@ -478,8 +487,8 @@ class BlockProducts {
                   w + offset(std::min(k + 2 * packed_rows, s_.width), 1, d));
       for (int c = 0; c < d; c += strip)
         multiply_block<T>(std::min(strip, d - c), padded, n, packed_strip<T>(packed, n, c / strip),
-                          d_hidden + k * padded, padded, k > 0, memory + c * padded, padded, ahead,
-                          lines_ahead<T>(padded));
+                          d_hidden + k * padded, padded, k > 0 ? Into::add : Into::set,
+                          memory + c * padded, padded, ahead, lines_ahead<T>(padded));
     }
     write_rows(m, padded, memory, &v.d_rows(block.row, 0));
     if (v.d_row_weight.extent(0) == 0) return;
