@@ -79,6 +79,8 @@ void print_header(std::FILE* to, const LayerOptions& options, double gemm_gflops
                   double stream_gbs) {
   if (const std::string warning = placement_warning(); !warning.empty())
     std::fprintf(to, "%s\n", warning.c_str());
+  std::fprintf(to, "Experts: %s\n",
+               to_string(parse_expert_kernels(options.kernels)).c_str());
   std::fprintf(to,
                "%s; T %d, d %d, h %d, %s, %s routing; GEMM %.1f GFLOP/s, stream %.1f GB/s (medians "
                "of %d; the router alone: of %d)\n",
@@ -119,6 +121,7 @@ nlohmann::json to_json(const LayerOptions& options, const LayerCase& result,
                         {"dtype", options.dtype},
                         {"activation", options.activation},
                         {"routing", options.routing},
+                        {"kernels", to_string(parse_expert_kernels(options.kernels))},
                         {"largest_over_mean", result.largest_over_mean},
                         {"forward_ms", forward.median * 1e3},
                         {"forward_ms_quartiles", forward.quartiles(1e3)},
@@ -182,6 +185,10 @@ void add_bench_layer(CLI::App& bench, Action& action) {
                    "random = as a new router does with random tokens; balanced; skewed = half of "
                    "the tokens to one expert: tokens near the router's rows, which it then chooses")
       ->check(CLI::IsMember({"random", "balanced", "skewed"}));
+  command
+      ->add_option("--kernels", options->kernels,
+                   "how experts multiply: blocks of rows, a core each, or a GEMM for each expert")
+      ->check(CLI::IsMember({"auto", "blocks", "gemm"}));
   command->add_option("--dtype", options->dtype)->check(CLI::IsMember({"float", "double"}));
   command->add_option("--repeats", options->repeats)->check(CLI::PositiveNumber);
   command->add_option("--router-repeats", options->router_repeats, "of the router by itself")

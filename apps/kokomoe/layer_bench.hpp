@@ -25,7 +25,7 @@ struct LayerOptions {
   int tokens = 4096, d_model = 512, d_hidden = 2048, repeats = 11, router_repeats = 50;
   std::vector<int> experts = {4, 16, 64};
   std::vector<std::string> routers = {"switch", "sparsemixer"};
-  std::string dtype = "float", activation = "relu", routing = "random", json;
+  std::string dtype = "float", activation = "relu", routing = "random", kernels = "auto", json;
 
   Load load() const {
     return routing == "balanced" ? Load::balanced
@@ -129,7 +129,7 @@ class DenseBench {
   DenseBench(const LayerOptions& options, LayerInputs<T>& inputs)
       : inputs_(inputs),
         experts_({1, options.d_model, options.d_hidden, parse_activation(options.activation), true,
-                  false, 1},
+                  false, 1, parse_expert_kernels(options.kernels)},
                  store_, "dense"),
         rows_{0, options.tokens} {
     store_.allocate(inputs.ctx.space, 1);
@@ -230,6 +230,7 @@ class SparseBench {
     config.experts = experts;
     config.activation = parse_activation(options.activation);
     config.bias = true;
+    config.kernels = parse_expert_kernels(options.kernels);
     config.router = router;
     set_router_defaults(config);
     config.vocabulary = LayerInputs<T>::vocabulary;

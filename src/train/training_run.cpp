@@ -124,6 +124,9 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
   if (!lock.note().empty()) notes.push_back(lock.note());
   Progress progress(communicator.is_root(), config.steps);
   progress.say(start_banner(communicator));
+  progress.say("Experts: " + (config.layout_free
+                                  ? std::string("fixed tiles of rows")
+                                  : to_string(config.model.moe.kernels)));
   for (const std::string& note : notes) progress.say("note: " + note);
   if (!start.saved && options.resume == "last")
     progress.say("note: \"" + folder + "\" holds no checkpoint: starting fresh");
