@@ -56,8 +56,8 @@ Place find_place(const Communicator& ranks, const PackedTokens& tokens, std::siz
 /// Every rank's part of `columns` numbers a token: a sum to which each rank adds its own rows, and
 /// elsewhere what changes no bit: -0, since 0 would make a 0 of a -0.
 template <class To, class From>
-Vector<To> gather_all(const StepContext& ctx, Arena& arena, const Place& place,
-                      std::size_t columns, const Vector<const From>& own) {
+Vector<To> gather_all(const StepContext& ctx, Arena& arena, const Place& place, std::size_t columns,
+                      const Vector<const From>& own) {
   const Vector<To> all = arena.vector<To>(place.all * columns);
   const std::size_t begin = place.first * columns, end = begin + place.own * columns;
   Kokkos::parallel_for(
@@ -109,9 +109,8 @@ StepContext step_of_all(const StepContext& ctx, const Place& place) {
   tokens.max_length = place.max_length;
   tokens.sequence_offsets = gather_offsets(ctx, place);
   tokens.position = gather_all<int, int>(ctx, *ctx.saved, place, 1, ctx.tokens.position);
-  tokens.sequence_index =
-      as_unsigned(ctx, gather_all<int, std::uint32_t>(ctx, *ctx.saved, place, 1,
-                                                      ctx.tokens.sequence_index));
+  tokens.sequence_index = as_unsigned(
+      ctx, gather_all<int, std::uint32_t>(ctx, *ctx.saved, place, 1, ctx.tokens.sequence_index));
   if (place.ids == place.all)
     tokens.ids = gather_all<int, int>(ctx, *ctx.saved, place, 1, ctx.tokens.ids);
   return all;
@@ -174,8 +173,9 @@ Routing<T> route_all(const StepContext& ctx, const Place& place, const Router<T>
   return own_part(ctx, routing, place);
 }
 
-/// A router that looks at each token by itself, in whose choices only a capacity sees the group: the
-/// choices of all ranks suffice. Its losses, its noise and what else it has stay this rank's own.
+/// A router that looks at each token by itself, in whose choices only a capacity sees the group:
+/// the choices of all ranks suffice. Its losses, its noise and what else it has stay this rank's
+/// own.
 template <class T>
 void limit_over_ranks(const StepContext& ctx, const Place& place, const MoeConfig& config,
                       Routing<T>& own) {
@@ -220,8 +220,7 @@ Routing<T> route_over_ranks(const StepContext& ctx, const Router<T>& router,
 }
 
 template Routing<float> route_over_ranks<float>(const StepContext&, const Router<float>&,
-                                                const MoeConfig&, bool,
-                                                const Matrix<const float>&);
+                                                const MoeConfig&, bool, const Matrix<const float>&);
 template Routing<double> route_over_ranks<double>(const StepContext&, const Router<double>&,
                                                   const MoeConfig&, bool,
                                                   const Matrix<const double>&);

@@ -24,8 +24,8 @@ bool makes_model(const std::string& key) {
 bool makes_another_model(const std::string& key) {
   if (key == "model/dropout" || key == "model/attention_dropout") return false;
   if (key.starts_with("model/") || key == "run/precision" || key == "run/task") return true;
-  for (const char* name : {"moe/router", "moe/experts", "moe/k", "moe/every", "moe/shared_experts",
-                           "moe/output_gain"})
+  for (const char* name :
+       {"moe/router", "moe/experts", "moe/k", "moe/every", "moe/shared_experts", "moe/output_gain"})
     if (key == name) return true;
   return false;
 }

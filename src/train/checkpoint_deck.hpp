@@ -23,12 +23,12 @@ SavedRun read_saved_run(const std::string& step_folder, const Communicator& comm
 /// Its deck with `overrides`.
 Deck deck_of(const SavedRun& saved, const std::vector<std::string>& overrides);
 
-/// The least number of ranks from `wanted` on that divides `ranks`, so that no rank holds more experts
-/// than `wanted` of them would; all, when there are fewer. 0 stays: it means all.
+/// The least number of ranks from `wanted` on that divides `ranks`, so that no rank holds more
+/// experts than `wanted` of them would; all, when there are fewer. 0 stays: it means all.
 int fitting_expert_ranks(int wanted, int ranks);
 
-/// A checkpoint knows no layout: what its run had is only a wish here, unless an override asks for it.
-/// What does not fit the ranks gives way, and is noted.
+/// A checkpoint knows no layout: what its run had is only a wish here, unless an override asks for
+/// it. What does not fit the ranks gives way, and is noted.
 void fit_layout(const Deck& deck, int ranks, LanguageModelConfig& config,
                 std::vector<std::string>& notes);
 

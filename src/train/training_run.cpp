@@ -52,8 +52,8 @@ std::string find_checkpoint(const TrainingOptions& options, bool exists) {
   return checkpoint;
 }
 
-/// What is known before anything is made. Of the run folder it is what the root sees: other ranks need
-/// not see it, and no two look at different moments.
+/// What is known before anything is made. Of the run folder it is what the root sees: other ranks
+/// need not see it, and no two look at different moments.
 struct Start {
   bool exists = false;  ///< on the root: the folder holds a run
   std::optional<detail::SavedRun> saved;
@@ -66,7 +66,8 @@ Start look_at_folder(const TrainingOptions& options, const Communicator& communi
   Start start;
   std::string checkpoint;
   run_on_root(communicator, [&] {
-    // A folder that is there is locked before one looks at it; another is made once the deck is right.
+    // A folder that is there is locked before one looks at it; another is made once the deck is
+    // right.
     std::error_code ignored;
     if (fs::is_directory(folder, ignored)) {
       lock.take(folder);
@@ -84,9 +85,8 @@ Start look_at_folder(const TrainingOptions& options, const Communicator& communi
 
 std::string start_banner(const Communicator& communicator) {
   std::string text = std::string("Kokomoe ") + KOKOMOE_VERSION + " on " + ExecutionSpace::name() +
-                     " with " + std::to_string(ExecutionSpace().concurrency()) +
-                     " thread(s), " + std::to_string(communicator.size()) + " rank(s)\nGEMM: " +
-                     gemm_library();
+                     " with " + std::to_string(ExecutionSpace().concurrency()) + " thread(s), " +
+                     std::to_string(communicator.size()) + " rank(s)\nGEMM: " + gemm_library();
   const std::string warning = placement_warning();
   if (!warning.empty()) text += "\n" + warning;
   return text;
@@ -124,9 +124,8 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
   if (!lock.note().empty()) notes.push_back(lock.note());
   Progress progress(communicator.is_root(), config.steps);
   progress.say(start_banner(communicator));
-  progress.say("Experts: " + (config.layout_free
-                                  ? std::string("fixed tiles of rows")
-                                  : to_string(config.model.moe.kernels)));
+  progress.say("Experts: " + (config.layout_free ? std::string("fixed tiles of rows")
+                                                 : to_string(config.model.moe.kernels)));
   for (const std::string& note : notes) progress.say("note: " + note);
   if (!start.saved && options.resume == "last")
     progress.say("note: \"" + folder + "\" holds no checkpoint: starting fresh");
@@ -148,13 +147,13 @@ LoadedModel<T> load_language_model(const std::string& run_or_step,
   LanguageModelConfig config = read_language_model_deck(loaded.deck, notes);
   detail::fit_layout(loaded.deck, communicator.size(), config, loaded.notes);
   if (looks_ahead(config))
-    loaded.notes.push_back("this model's outputs depend on later tokens: its losses are not those "
-                           "of a causal model");
+    loaded.notes.push_back(
+        "this model's outputs depend on later tokens: its losses are not those "
+        "of a causal model");
   loaded.tokenizer = detail::tokenizer_of(saved.meta);
   config.model.vocabulary = loaded.tokenizer->vocabulary();
   loaded.model = std::make_unique<LanguageModel<T>>(config, communicator, std::nullopt);
-  loaded.step =
-      load_checkpoint<T>(folder, loaded.model->store(), communicator, false).step;
+  loaded.step = load_checkpoint<T>(folder, loaded.model->store(), communicator, false).step;
   return loaded;
 }
 

@@ -4,9 +4,9 @@
 
 namespace kokomoe::detail {
 
-/// What a run keeps of its wall limit: the next step, its evaluation, and a save. Before there was an
-/// evaluation or a save, it is guessed, rather too long than too short: the first save may be the one
-/// that has to be done before the limit.
+/// What a run keeps of its wall limit: the next step, its evaluation, and a save. Before there was
+/// an evaluation or a save, it is guessed, rather too long than too short: the first save may be
+/// the one that has to be done before the limit.
 class WallReserve {
  public:
   /// Of a checkpoint, and of one evaluation over all ranks.
