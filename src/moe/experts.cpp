@@ -37,8 +37,7 @@ ExpertKernels parse_expert_kernels(const std::string& name) {
 }
 
 std::string to_string(ExpertKernels kernels) {
-  if (kernels == ExpertKernels::automatic)
-    kernels = KOKOMOE_EXPERT_BLOCKS ? ExpertKernels::blocks : ExpertKernels::gemm;
+  if (kernels == ExpertKernels::automatic) kernels = detail::fastest_kernels;
   return kernels == ExpertKernels::blocks ? "blocks of rows, a core each"
                                           : "one GEMM for each expert";
 }
@@ -231,7 +230,9 @@ Matrix<T> experts_of(const Matrix<T>& stacked, std::size_t experts, int first, i
 #if KOKOMOE_EXPERT_BLOCKS
 template <class T>
 bool Experts<T>::by_blocks(const RowArithmetic& how) const {
-  return !how.layout_free && config_.kernels != ExpertKernels::gemm;
+  const ExpertKernels kernels =
+      config_.kernels == ExpertKernels::automatic ? detail::fastest_kernels : config_.kernels;
+  return !how.layout_free && kernels == ExpertKernels::blocks;
 }
 
 template <class T>

@@ -8,7 +8,7 @@ namespace kokomoe {
 
 /// How experts multiply their rows.
 enum class ExpertKernels {
-  automatic,  ///< blocks where this build has them, else gemm
+  automatic,  ///< blocks where they were measured to be faster (AVX-512), else gemm
   blocks,     ///< each core takes blocks of rows through a whole expert; hosts only
   gemm        ///< a library's GEMM for each expert, over all cores
 };
