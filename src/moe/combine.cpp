@@ -24,12 +24,13 @@ void gather_rows(const ExecutionSpace& space, const DispatchPlan& plan, const Ma
 template <class T>
 void combine_rows(const ExecutionSpace& space, const DispatchPlan& plan,
                   const Matrix<const T>& rows, const Vector<const T>& weight,
-                  const Matrix<T>& y) {
+                  const Matrix<T>& y, const Vector<const T>& gain, const Matrix<T>& scaled) {
   const int columns = static_cast<int>(y.extent(1));
   require_shape("combine_rows", "rows", rows, static_cast<std::size_t>(plan.rows()), y.extent(1));
   require_shape("combine_rows", "y", y, static_cast<std::size_t>(plan.tokens), y.extent(1));
   const int k = plan.slots_per_token;
-  const bool weighted = weight.extent(0) != 0;
+  const bool weighted = weight.extent(0) != 0, gained = gain.extent(0) != 0;
+  if (gained) require_shape("combine_rows", "scaled", scaled, y.extent(0), gain.extent(0));
   const Vector<const int> row_of_slot = plan.row_of_slot, token_offsets = plan.token_offsets,
                           token_slots = plan.token_slots;
   for_each_row(
@@ -52,6 +53,10 @@ void combine_rows(const ExecutionSpace& space, const DispatchPlan& plan,
           first = false;
         }
         if (first) row.each(columns, [&](const int j) { to[j] = T(0); });
+        if (!gained) return;
+        T* const also = &scaled(t, 0);
+        const T* const factor = gain.data();
+        row.each(columns, [&](const int j) { also[j] = factor[j] * to[j]; });
       });
 }
 
@@ -82,7 +87,7 @@ void rows_to_slots(const ExecutionSpace& space, const DispatchPlan& plan,
                                const Matrix<const T>&, const Matrix<T>&);                       \
   template void combine_rows<T>(const ExecutionSpace&, const DispatchPlan&,                     \
                                 const Matrix<const T>&, const Vector<const T>&,                 \
-                                const Matrix<T>&);                                              \
+                                const Matrix<T>&, const Vector<const T>&, const Matrix<T>&);    \
   template void slots_to_rows<T>(const ExecutionSpace&, const DispatchPlan&,                    \
                                  const Vector<const T>&, const Vector<T>&);                     \
   template void rows_to_slots<T>(const ExecutionSpace&, const DispatchPlan&,                    \

@@ -210,10 +210,16 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
 
   saved.mixed = gain_.valid() ? ctx.saved->template matrix<T>(tokens, d) : Matrix<T>();
   const Matrix<T> mixed = gain_.valid() ? saved.mixed : y;
-  combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed);
-  router_->add_output(ctx, routing, mixed);
-  if (shared_) add_rows<T>(ctx.space, shared, mixed);
-  if (gain_.valid()) multiply_columns<T>(ctx.space, mixed, store_->value_vector(gain_), y);
+  const Vector<const T> gain =
+      gain_.valid() ? Vector<const T>(store_->value_vector(gain_)) : Vector<const T>();
+  if (!shared_ && !router_->adds_output()) {
+    combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed, gain, y);
+  } else {
+    combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed);
+    router_->add_output(ctx, routing, mixed);
+    if (shared_) add_rows<T>(ctx.space, shared, mixed);
+    if (gain_.valid()) multiply_columns<T>(ctx.space, mixed, gain, y);
+  }
   watch.add_to(saved.seconds_combine);
 }
 

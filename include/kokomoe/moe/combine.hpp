@@ -12,10 +12,12 @@ void gather_rows(const ExecutionSpace& space, const DispatchPlan& plan, const Ma
                  const Matrix<T>& rows);
 
 /// y(t, :) = sum over t's slots, in slot order, of weight[slot] rows(row of slot, :); an empty
-/// weight counts as ones. A token without rows gets zero. No atomics: the order is fixed.
+/// weight counts as ones. A token without rows gets zero. No atomics: the order is fixed. Unless
+/// `gain` (d) is empty, scaled(t, c) = gain(c) y(t, c) in the same pass.
 template <class T>
 void combine_rows(const ExecutionSpace& space, const DispatchPlan& plan,
-                  const Matrix<const T>& rows, const Vector<const T>& weight, const Matrix<T>& y);
+                  const Matrix<const T>& rows, const Vector<const T>& weight, const Matrix<T>& y,
+                  const Vector<const T>& gain = {}, const Matrix<T>& scaled = {});
 
 /// by_row(r) = by_slot(slot of row r).
 template <class T>

@@ -74,6 +74,8 @@ class Router {
 
   /// Adds what the router itself gives to the output (T, d): Default MoE's table. Default: nothing.
   virtual void add_output(const StepContext&, const Routing<T>&, const Matrix<T>&) const {}
+  /// True when add_output does something.
+  virtual bool adds_output() const { return false; }
 
   /// ADDS to sum (1) the router's own auxiliary loss, summed over this rank's tokens and weighted;
   /// its gradient belongs into logits_backward. Default: it has none.

@@ -23,6 +23,7 @@ class DefaultMoeRouter final : public Router<T> {
   int max_slots(int tokens) const override { return tokens * this->place_.k; }
   Routing<T> route_logits(const StepContext& ctx, const Matrix<const T>& z,
                           const Routing<T>* replay) const override;
+  bool adds_output() const override { return true; }
   void add_output(const StepContext& ctx, const Routing<T>& routing,
                   const Matrix<T>& y) const override;
   void after_experts(const StepContext& ctx, const Routing<T>& routing, const Matrix<const T>& out,
