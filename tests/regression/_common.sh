@@ -1,10 +1,21 @@
 # SPDX-FileCopyrightText: Kokomoe authors
 # SPDX-License-Identifier: BSD-3-Clause
 
-# What the scripts share: a small deck on the project's own text, and checks that name themselves.
+# What the scripts share: a small deck on a text that is always the same, and checks that name
+# themselves.
 set -euo pipefail
 
-cat "$KOKOMOE_SOURCE_DIR"/*.md "$KOKOMOE_SOURCE_DIR"/docs/*.md >text.txt
+# 40000 words of a made-up language, common ones more often. (seed() and random() give the same on
+# every Python 3.)
+"$KOKOMOE_PYTHON" - <<'PY'
+import random
+source = random.Random(2310)
+pick = lambda letters: letters[int(source.random() * len(letters))]
+words = ["".join(pick("bdfgklmnprst") + pick("aeiou") for _ in range(1 + i % 3)) for i in range(600)]
+with open("text.txt", "w") as text:
+    for i in range(40000):
+        text.write(words[int(600 ** source.random()) - 1] + (".\n" if i % 13 == 12 else " "))
+PY
 head -c 6000 text.txt >heldout.txt
 cat >deck.toml <<'TOML'
 [model]
