@@ -66,6 +66,8 @@ function(kokomoe_unit_test component)
   if(NOT TARGET test_${component})
     return()
   endif()
+  # Private headers: kernels that this build would not choose are tested all the same.
+  target_include_directories(test_${component} PRIVATE "${PROJECT_SOURCE_DIR}/src")
   add_test(NAME ${component} COMMAND test_${component})
   kokomoe_set_test(${component} LABELS unit ENVIRONMENT ${kokomoe_two_threads})
   # Catch2 leaves cases tagged [.slow] out unless asked.

@@ -24,7 +24,7 @@ constexpr int packed_rows = 128;
 
 struct Block {
   int expert;
-  int row;         ///< its first
+  int row;  ///< its first
   int rows;
   int padded_row;  ///< its first, if the blocks before were rounded up to whole vectors
 };
@@ -38,7 +38,9 @@ struct Blocks {
   int size() const { return static_cast<int>(all.extent(0)); }
 };
 
-constexpr int blocks_of(int rows) { return (rows + most_rows - 1) / most_rows; }
+constexpr int blocks_of(int rows) {
+  return (rows + most_rows - 1) / most_rows;
+}
 
 /// An expert's rows in as few blocks as possible, of nearly equal size: a block of few rows costs
 /// as much memory traffic as a full one.
@@ -65,26 +67,6 @@ Blocks cut(Arena& scratch, std::span<const int> offsets) {
   }
   blocks.first_of_expert(experts) = next;
   return blocks;
-}
-
-/// f(unit, memory of `size` elements that is this thread's alone) for every unit, each on a thread.
-template <class T, class F>
-void for_each_unit(const std::string& label, const ExecutionSpace& space, Arena& scratch,
-                   int units, std::size_t size, const F& f) {
-  if (units == 0) return;
-  using Token = Kokkos::Experimental::UniqueToken<ExecutionSpace,
-                                                  Kokkos::Experimental::UniqueTokenScope::Global>;
-  const Token token(space);
-  ArenaScope scope(scratch);
-  const std::size_t each = (size + 15) / 16 * 16;
-  T* const memory = scratch.vector<T>(each * static_cast<std::size_t>(token.size())).data();
-  Kokkos::RangePolicy<ExecutionSpace, Kokkos::Schedule<Kokkos::Dynamic>> policy(space, 0, units);
-  policy.set_chunk_size(1);
-  Kokkos::parallel_for(label, policy, [=](const int unit) {
-    const auto mine = token.acquire();
-    f(unit, memory + each * static_cast<std::size_t>(mine));
-    token.release(mine);
-  });
 }
 
 /// Sizes of the experts.
@@ -190,9 +172,9 @@ class BlockProducts {
 
   void forward(const ExecutionSpace& space, Arena& scratch, const PickedRows<T>& rows,
                const Matrix<T>& hidden, const Matrix<T>& out) const {
-    const std::size_t channels = static_cast<std::size_t>(2 * s_.d) +
-                                 static_cast<std::size_t>(std::min(s_.h, most_hidden)) *
-                                     (s_.gated() ? 2 : 1);
+    const std::size_t channels =
+        static_cast<std::size_t>(2 * s_.d) +
+        static_cast<std::size_t>(std::min(s_.h, most_hidden)) * (s_.gated() ? 2 : 1);
     const auto self = *this;
     for_each_unit<T>(KOKOMOE_LABEL("moe::experts::forward"), space, scratch, blocks_.size(),
                      channels * most_rows, [=](const int unit, T* const memory) {
@@ -236,8 +218,7 @@ class BlockProducts {
                      experts() * chunks, memory, [=](const int unit, T* const mine) {
                        self.backward_chunk(v, unit / chunks, unit % chunks, mine);
                      });
-    for_each_unit<T>(KOKOMOE_LABEL("moe::experts::backward_inputs"), space, scratch,
-                     blocks_.size(),
+    for_each_unit<T>(KOKOMOE_LABEL("moe::experts::backward_inputs"), space, scratch, blocks_.size(),
                      static_cast<std::size_t>(s_.d) * most_rows + packed_size(packed_rows),
                      [=](const int unit, T* const mine) {
                        self.backward_inputs(v, self.blocks_.all(unit), mine);
@@ -372,14 +353,13 @@ class BlockProducts {
       for (int t = 0; t < m; ++t)
         weight[t] = v.row_weight.extent(0) == 0 ? T(1) : v.row_weight(block.row + t);
       if (chunk == 0) add_output_bias(v, expert, block, weight, b > first);
-      multiply_block<T>(n, padded, d, {w2_chunk, 1, chunk_width}, d_out, padded,
-                        Into::set, d_hidden, padded);
+      multiply_block<T>(n, padded, d, {w2_chunk, 1, chunk_width}, d_out, padded, Into::set,
+                        d_hidden, padded);
       const T* const z = v.hidden.data() + static_cast<std::size_t>(block.row) * s_.width +
                          static_cast<std::size_t>(begin) * m;
       T* const dot = v.d_row_weight.extent(0) == 0
                          ? no_dot
-                         : v.dots +
-                               static_cast<std::size_t>(chunk + 1) * blocks_.padded_rows +
+                         : v.dots + static_cast<std::size_t>(chunk + 1) * blocks_.padded_rows +
                                block.padded_row;
       std::fill_n(dot, m, T(0));
       for (int j = 0; j < n; ++j) {
@@ -409,8 +389,8 @@ class BlockProducts {
   }
 
   /// dW1 of channels [begin, begin + n) from one block.
-  void add_first_weights(const Backward& v, const Block& block, int begin, int n,
-                         const T* d_hidden, Into into) const {
+  void add_first_weights(const Backward& v, const Block& block, int begin, int n, const T* d_hidden,
+                         Into into) const {
     constexpr int panel = Simd<T>::panel;
     const int m = block.rows, padded = Simd<T>::padded(m), d = s_.d;
     T* const to = v.gradients.w1.data() + offset(block.expert, s_.width, d) + offset(begin, 1, d);
@@ -510,9 +490,12 @@ template <class T, class F>
 void with_products(Activation activation, const Shape& shape, const ExpertTensors<const T>& p,
                    const Blocks& blocks, const F& f) {
   switch (activation) {
-    case Activation::relu: return f(BlockProducts<T, Plain<Relu, T>>(shape, p, blocks));
-    case Activation::gelu: return f(BlockProducts<T, Plain<Gelu, T>>(shape, p, blocks));
-    case Activation::swiglu: return f(BlockProducts<T, Gated<T>>(shape, p, blocks));
+    case Activation::relu:
+      return f(BlockProducts<T, Plain<Relu, T>>(shape, p, blocks));
+    case Activation::gelu:
+      return f(BlockProducts<T, Plain<Gelu, T>>(shape, p, blocks));
+    case Activation::swiglu:
+      return f(BlockProducts<T, Gated<T>>(shape, p, blocks));
   }
 }
 
@@ -523,10 +506,9 @@ void forward_blocks(const ExecutionSpace& space, Arena& scratch, Activation acti
                     const ExpertTensors<const T>& parameters, std::span<const int> offsets,
                     const PickedRows<T>& rows, const Matrix<T>& hidden, const Matrix<T>& out) {
   ArenaScope scope(scratch);
-  with_products<T>(activation, shape_of(activation, rows, parameters.w2), parameters,
-                   cut<T>(scratch, offsets), [&](const auto& products) {
-                     products.forward(space, scratch, rows, hidden, out);
-                   });
+  with_products<T>(
+      activation, shape_of(activation, rows, parameters.w2), parameters, cut<T>(scratch, offsets),
+      [&](const auto& products) { products.forward(space, scratch, rows, hidden, out); });
 }
 
 template <class T>
@@ -545,15 +527,15 @@ void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation act
                    });
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                    \
-  template void forward_blocks<T>(const ExecutionSpace&, Arena&, Activation,                      \
-                                  const ExpertTensors<const T>&, std::span<const int>,            \
-                                  const PickedRows<T>&, const Matrix<T>&, const Matrix<T>&);      \
-  template void backward_blocks<T>(                                                               \
-      const ExecutionSpace&, Arena&, Activation, const ExpertTensors<const T>&,                   \
-      std::span<const int>, const PickedRows<T>&, const Matrix<const T>&,                         \
-      const PickedRows<T>&, const Vector<const T>&, const Matrix<T>&, const Vector<T>&,         \
-      const ExpertTensors<T>&, const ExpertAdds&);
+#define KOKOMOE_INSTANTIATE(T)                                                                     \
+  template void forward_blocks<T>(const ExecutionSpace&, Arena&, Activation,                       \
+                                  const ExpertTensors<const T>&, std::span<const int>,             \
+                                  const PickedRows<T>&, const Matrix<T>&, const Matrix<T>&);       \
+  template void backward_blocks<T>(const ExecutionSpace&, Arena&, Activation,                      \
+                                   const ExpertTensors<const T>&, std::span<const int>,            \
+                                   const PickedRows<T>&, const Matrix<const T>&,                   \
+                                   const PickedRows<T>&, const Vector<const T>&, const Matrix<T>&, \
+                                   const Vector<T>&, const ExpertTensors<T>&, const ExpertAdds&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

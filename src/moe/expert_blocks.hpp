@@ -2,24 +2,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "core/host_units.hpp"
 #include "kokomoe/core/picked_rows.hpp"
-#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/activation.hpp"
 #include "kokomoe/moe/expert_kernels.hpp"
 
 #include <span>
 
-// Hosts whose compiler has vector types; elsewhere experts multiply through the grouped GEMM.
-#if !KOKOMOE_TEAM_ROWS && (defined(__GNUC__) || defined(__clang__))
-#define KOKOMOE_EXPERT_BLOCKS 1
-#else
-#define KOKOMOE_EXPERT_BLOCKS 0
-#endif
+// Elsewhere experts multiply through the grouped GEMM.
+#define KOKOMOE_EXPERT_BLOCKS KOKOMOE_HOST_TILES
 
-/// Experts as units of work that one core takes whole: a block of rows goes through both matrices and
-/// the activation while it lies in the core's cache, and weights are read where they lie, once for
-/// each block. A library's GEMM packs them first, which for an expert with few rows costs as much as
-/// the product. No result depends on how many cores share the work.
+/// Experts as units of work that one core takes whole: a block of rows goes through both matrices
+/// and the activation while it lies in the core's cache, and weights are read where they lie, once
+/// for each block. A library's GEMM packs them first, which for an expert with few rows costs as
+/// much as the product. No result depends on how many cores share the work.
 namespace kokomoe::detail {
 
 /// Where blocks beat a BLAS: with vectors of 64 bytes, by 1.0 (a dense layer) to 1.9 (64 experts of
@@ -30,8 +26,8 @@ inline constexpr ExpertKernels fastest_kernels = ExpertKernels::blocks;
 inline constexpr ExpertKernels fastest_kernels = ExpertKernels::gemm;
 #endif
 
-/// The stacked tensors of E experts: w1 (E width, d), b1 (E, width), w2 (E d, h), b2 (E, d); no biases:
-/// empty. T may be const.
+/// The stacked tensors of E experts: w1 (E width, d), b1 (E, width), w2 (E d, h), b2 (E, d); no
+/// biases: empty. T may be const.
 template <class T>
 struct ExpertTensors {
   Matrix<T> w1, b1, w2, b2;
@@ -42,8 +38,8 @@ struct ExpertAdds {
   bool w1 = false, b1 = false, w2 = false, b2 = false;
 };
 
-/// See Experts::forward. `hidden` (n, width) gets the pre-activations, bias included, in an order of
-/// its own that backward_blocks knows, given equal `offsets`.
+/// See Experts::forward. `hidden` (n, width) gets the pre-activations, bias included, in an order
+/// of its own that backward_blocks knows, given equal `offsets`.
 template <class T>
 void forward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
                     const ExpertTensors<const T>& parameters, std::span<const int> offsets,

@@ -28,10 +28,12 @@ struct AttentionInput {
 
 /// out (queries, heads * width) = softmax(q k^T / sqrt(width)) v, block by block with a running
 /// maximum, so that nothing of size queries x keys exists; log_sum (queries, heads) is what
-/// backward needs to recompute the probabilities (Dao et al., arXiv 2205.14135).
+/// backward needs to recompute the probabilities (Dao et al., arXiv 2205.14135). Finite values of
+/// keys that a query does not see have no effect on it; NaN and infinite ones may reach the queries
+/// of their own sequence.
 template <class T>
-void attention_forward(const StepContext& ctx, const AttentionInput<T>& input,
-                       const Matrix<T>& out, const Matrix<T>& log_sum);
+void attention_forward(const StepContext& ctx, const AttentionInput<T>& input, const Matrix<T>& out,
+                       const Matrix<T>& log_sum);
 
 /// WRITES the gradients into d_query, d_key and d_value at the same columns as in `input` (they may
 /// be one matrix). Sequences and heads in parallel, blocks in order: no atomics.
