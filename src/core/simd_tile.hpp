@@ -32,8 +32,12 @@ struct Simd {
   typedef T Vector __attribute__((vector_size(bytes)));
   typedef T Unaligned __attribute__((vector_size(bytes), aligned(alignof(T)), may_alias));
 
-  static Vector load(const T* from) { return *reinterpret_cast<const Unaligned*>(from); }
-  static void store(T* to, Vector x) { *reinterpret_cast<Unaligned*>(to) = x; }
+  static Vector load(const T* from) {
+    return *reinterpret_cast<const Unaligned*>(from);
+  }
+  static void store(T* to, Vector x) {
+    *reinterpret_cast<Unaligned*>(to) = x;
+  }
   /// Past the caches, where the CPU has such stores; `to` must be aligned to a vector.
   static void stream(T* to, Vector x) {
 #if defined(__AVX512F__)
@@ -51,7 +55,9 @@ struct Simd {
 #endif
   }
   /// n rounded up to whole vectors.
-  static constexpr int padded(int n) { return (n + lanes - 1) / lanes * lanes; }
+  static constexpr int padded(int n) {
+    return (n + lanes - 1) / lanes * lanes;
+  }
 };
 
 /// A matrix read element by element: (r, k) lies at data[r row + k inner].
@@ -194,9 +200,20 @@ void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std:
   multiply_block<T>(rows, columns, k, a, b, b_row, into, c, c_row, nothing, 0);
 }
 
+/// Copies n elements past the caches; for others to see after Simd::end_streams.
+template <class T>
+void stream_copy(std::size_t n, const T* from, T* to) {
+  using S = Simd<T>;
+  std::size_t i = 0;
+  for (; i < n && reinterpret_cast<std::uintptr_t>(to + i) % S::bytes != 0; ++i) to[i] = from[i];
+  for (; i + S::lanes <= n; i += S::lanes) S::stream(to + i, S::load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
+}
+
 /// Columns of a row-major (k, columns) matrix with rows of from_row elements as strips of
 /// tile_rows, each (k, tile_rows), one behind the other: they are the rows of A = from^T, and A's
-/// columns lie side by side in a strip. The last strip may be partly filled. `to`: strips k tile_rows elements.
+/// columns lie side by side in a strip. The last strip may be partly filled. `to`: strips k
+/// tile_rows elements.
 template <class T>
 void pack_strips(int k, int columns, const T* from, std::ptrdiff_t from_row, T* to) {
   constexpr int R = Simd<T>::tile_rows;

@@ -21,6 +21,11 @@ constexpr int most_hidden = 1024;
 constexpr int chunk_width = 64;
 /// Rows of W1 that backward's last pass packs at a time.
 constexpr int packed_rows = 128;
+/// Pre-activations of this many bytes leave the caches before backward reads them, so they are
+/// written past them.
+constexpr std::size_t streamed_bytes = std::size_t(1) << 20;
+/// Channels whose pre-activations are written at a time.
+constexpr int written_channels = 16;
 
 struct Block {
   int expert;
@@ -174,7 +179,8 @@ class BlockProducts {
                const Matrix<T>& hidden, const Matrix<T>& out) const {
     const std::size_t channels =
         static_cast<std::size_t>(2 * s_.d) +
-        static_cast<std::size_t>(std::min(s_.h, most_hidden)) * (s_.gated() ? 2 : 1);
+        static_cast<std::size_t>(std::min(s_.h, most_hidden) + written_channels) *
+            (s_.gated() ? 2 : 1);
     const auto self = *this;
     for_each_unit<T>(KOKOMOE_LABEL("moe::experts::forward"), space, scratch, blocks_.size(),
                      channels * most_rows, [=](const int unit, T* const memory) {
@@ -254,6 +260,8 @@ class BlockProducts {
     T* const y = x + d * padded;
     T* const active = y + d * padded;
     T* const up = active + most * padded;
+    T* const written = up + (s_.gated() ? most * padded : 0);
+    const bool streams = hidden.span() * sizeof(T) >= streamed_bytes;
     transpose_rows<T>(
         m, d, [&](int i) { return rows.row(block.row + i); }, x, padded);
     // (width, m): the gate's channels first, as W1 has them.
@@ -266,15 +274,9 @@ class BlockProducts {
       if (s_.gated())
         multiply_weights<T>(n, padded, d, w1(block.expert) + offset(h + begin, 1, d), d, x,
                             Into::set, up);
-      for (int j = 0; j < n; ++j) {
-        const int channel = begin + j;
-        T bias[2] = {0, 0};
-        if (b1 != nullptr) bias[0] = b1[channel];
-        if (b1 != nullptr && s_.gated()) bias[1] = b1[h + channel];
-        Act::forward(m, bias, active + j * padded, up + j * padded,
-                     z + static_cast<std::size_t>(channel) * m,
-                     z + static_cast<std::size_t>(h + channel) * m);
-      }
+      for (int j = 0; j < n; j += written_channels)
+        activate(begin + j, std::min(written_channels, n - j), m, b1, active + j * padded,
+                 up + j * padded, written, z, streams);
       multiply_weights<T>(d, padded, n, w2(block.expert) + begin, h, active,
                           begin > 0 ? Into::add : Into::set, y);
     }
@@ -284,6 +286,32 @@ class BlockProducts {
         for (int t = 0; t < padded; ++t) y[c * padded + t] += b2[c];
     }
     write_rows(m, padded, y, &out(block.row, 0));
+    if (streams) Simd<T>::end_streams();
+  }
+
+  /// Bias and activation of channels [begin, begin + n) over m tokens, in place; z gets the
+  /// pre-activations by way of `written`.
+  void activate(int begin, int n, int m, const T* b1, T* active, T* up, T* written, T* z,
+                bool streams) const {
+    const int padded = Simd<T>::padded(m);
+    T* const written_up = written + written_channels * most_rows;
+    for (int j = 0; j < n; ++j) {
+      T bias[2] = {0, 0};
+      if (b1 != nullptr) bias[0] = b1[begin + j];
+      if (b1 != nullptr && s_.gated()) bias[1] = b1[s_.h + begin + j];
+      Act::forward(m, bias, active + j * padded, up + j * padded, written + j * m,
+                   written_up + j * m);
+    }
+    const auto write = [&](const T* from, int channel) {
+      T* const to = z + static_cast<std::size_t>(channel) * static_cast<std::size_t>(m);
+      const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(m);
+      if (streams)
+        stream_copy(count, from, to);
+      else
+        std::memcpy(to, from, count * sizeof(T));
+    };
+    write(written, begin);
+    if (s_.gated()) write(written_up, s_.h + begin);
   }
 
   /// to (m, d) = the transpose of from (d, padded).

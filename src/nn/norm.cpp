@@ -18,11 +18,11 @@ template <class T>
 Norm<T>::Norm(NormKind kind, int d_model, ParameterStore<T>& store, const std::string& name)
     : kind_(kind), store_(&store) {
   const auto d = static_cast<std::size_t>(d_model);
-  weight_ = store.add({name + ".weight", {d}, Initializer::constant(1), false, false, false,
-                       {"channel"}});
+  weight_ = store.add(
+      {name + ".weight", {d}, Initializer::constant(1), false, false, false, {"channel"}});
   if (kind == NormKind::layer)
-    bias_ = store.add({name + ".bias", {d}, Initializer::constant(0), false, false, false,
-                       {"channel"}});
+    bias_ = store.add(
+        {name + ".bias", {d}, Initializer::constant(0), false, false, false, {"channel"}});
 }
 
 template <class T>
@@ -46,17 +46,15 @@ void Norm<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Ma
         T* const out = &y(t, 0);
         const T mean =
             centred ? row.template sum<T>(d, [&](const int j) { return in[j]; }) / T(d) : T(0);
-        const T square = row.template sum<T>(
-            d, [&](const int j) { return (in[j] - mean) * (in[j] - mean); });
+        const T square =
+            row.template sum<T>(d, [&](const int j) { return (in[j] - mean) * (in[j] - mean); });
         const T scale = T(1) / Kokkos::sqrt(square / T(d) + epsilon);
         row.once([&]() {
           statistics(t, 0) = mean;
           statistics(t, 1) = scale;
         });
         if (centred)
-          row.each(d, [&](const int j) {
-            out[j] = (in[j] - mean) * scale * weight(j) + bias(j);
-          });
+          row.each(d, [&](const int j) { out[j] = (in[j] - mean) * scale * weight(j) + bias(j); });
         else
           row.each(d, [&](const int j) { out[j] = in[j] * scale * weight(j); });
       });
@@ -82,17 +80,15 @@ void Norm<T>::backward(const StepContext& ctx, const Saved& saved, const Matrix<
         T* const n = &normalised(t, 0);
         T* const out = &dx(t, 0);
         const T mean = statistics(t, 0), scale = statistics(t, 1);
+        const T* const w = weight.data();
         row.each(d, [&](const int j) { n[j] = (in[j] - mean) * scale; });
         // With n the normalised row and h = weight dy: dx = scale (h - mean h - n mean(h n)).
         const T dot =
-            row.template sum<T>(d, [&](const int j) { return g[j] * weight(j) * n[j]; }) / T(d);
+            row.template sum<T>(d, [&](const int j) { return g[j] * w[j] * n[j]; }) / T(d);
         const T shift =
-            centred
-                ? row.template sum<T>(d, [&](const int j) { return g[j] * weight(j); }) / T(d)
-                : T(0);
-        row.each(d, [&](const int j) {
-          out[j] += scale * (g[j] * weight(j) - shift - n[j] * dot);
-        });
+            centred ? row.template sum<T>(d, [&](const int j) { return g[j] * w[j]; }) / T(d)
+                    : T(0);
+        row.each(d, [&](const int j) { out[j] += scale * (g[j] * w[j] - shift - n[j] * dot); });
       });
   add_column_gradient<T>(ctx, dy, normalised, *store_, weight_);
   if (centred) add_column_gradient<T>(ctx, dy, Matrix<const T>(), *store_, bias_);
