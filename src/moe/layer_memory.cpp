@@ -97,6 +97,8 @@ struct ExpertsRun {
 /// One run of a layer.
 template <class T>
 struct LayerRun {
+  double kept = 0,
+         recomputed = 0;  ///< bytes of `saved`: from forward to backward, beside in backward
   Arena saved{"kokomoe::moe::memory::saved"}, forward{"kokomoe::moe::memory::forward"},
       backward{"kokomoe::moe::memory::backward"};
 
@@ -123,7 +125,9 @@ struct LayerRun {
     typename MoeLayer<T>::Saved state;
     layer.forward(ctx, x, y, state, statistics);
     ctx.scratch = &backward;
+    kept = static_cast<double>(saved.mark().used);
     layer.backward(ctx, state, y, dx);
+    recomputed = static_cast<double>(saved.high_water()) - kept;
     ctx.space.fence(KOKOMOE_LABEL("moe::memory"));
   }
 };
@@ -156,11 +160,11 @@ RowMemory line(const Arena& once, const Arena& twice, double rows, const Scale& 
 
 /// A plane through those of n tokens, of 2 n, and of n with twice the rows. `routing`: bytes a
 /// token of the small layer's routing, with one expert a token and with two.
-TokenMemory plane(const Arena& once, const Arena& twice, const Arena& two_rows, double tokens,
-                  const Scale& scale, double routing, double routing_two) {
-  const double one = (bytes_of(twice) - bytes_of(once)) / tokens;
-  const double fixed = bytes_of(once) - one * tokens;
-  const double row = (bytes_of(two_rows) - bytes_of(once)) / tokens - (routing_two - routing);
+TokenMemory plane(double once, double twice, double two_rows, double tokens, const Scale& scale,
+                  double routing, double routing_two) {
+  const double one = (twice - once) / tokens;
+  const double fixed = once - one * tokens;
+  const double row = (two_rows - once) / tokens - (routing_two - routing);
   return {scale.size * (one - routing - row), scale.size * row, scale.fixed * std::max(0.0, fixed)};
 }
 
@@ -235,9 +239,13 @@ LayerMemory measure_layer(const MoeConfig& config, bool layout_free) {
       two_rows(two, layout_free, tokens);
   const double routing = measure_routing<T>(small, tokens).saved,
                routing_two = measure_routing<T>(two, tokens).saved;
-  return {plane(once.saved, twice.saved, two_rows.saved, tokens, scale, routing, routing_two),
-          plane(once.forward, twice.forward, two_rows.forward, tokens, scale, 0, 0),
-          plane(once.backward, twice.backward, two_rows.backward, tokens, scale, 0, 0)};
+  const auto scratch = [&](Arena LayerRun<T>::*arena) {
+    return plane(bytes_of(once.*arena), bytes_of(twice.*arena), bytes_of(two_rows.*arena), tokens,
+                 scale, 0, 0);
+  };
+  return {plane(once.kept, twice.kept, two_rows.kept, tokens, scale, routing, routing_two),
+          plane(once.recomputed, twice.recomputed, two_rows.recomputed, tokens, scale, 0, 0),
+          scratch(&LayerRun<T>::forward), scratch(&LayerRun<T>::backward)};
 }
 
 #define KOKOMOE_INSTANTIATE(T)                                           \

@@ -46,7 +46,7 @@ const MoeConfig& possible(const MoeConfig& config) {
 }
 
 ExpertsConfig experts_config(const MoeConfig& config) {
-  return {config.experts, config.d_model, config.d_hidden, config.activation,
+  return {config.experts, config.d_model, config.d_hidden,     config.activation,
           config.bias,    true,           config.output_scale, config.kernels};
 }
 
@@ -89,8 +89,8 @@ void check_replay(const Routing<T>& replay, int tokens, int experts) {
   if (replay.tokens == tokens && replay.experts == experts) return;
   fail("MoeLayer::forward", "a routing of " + std::to_string(replay.tokens) + " tokens and " +
                                 std::to_string(replay.experts) + " experts is replayed on " +
-                                std::to_string(tokens) + " tokens and " +
-                                std::to_string(experts) + " experts");
+                                std::to_string(tokens) + " tokens and " + std::to_string(experts) +
+                                " experts");
 }
 
 }  // namespace
@@ -100,17 +100,16 @@ MoeLayer<T>::MoeLayer(const MoeConfig& config, int layer, ParameterStore<T>& sto
                       const std::string& name)
     : config_(possible(config)),
       store_(&store),
-      router_(make_router<T>(config.router,
-                             router_place(config, layer, name + ".router"),
+      router_(make_router<T>(config.router, router_place(config, layer, name + ".router"),
                              config.options, store)),
       experts_(experts_config(config), store, name + ".experts"),
       limited_(config.capacity_factor > 0 && !router_info(config.router).own_capacity),
       over_ranks_(config.group_over_ranks && config.routing_group > 0 && looks_at_groups(config)) {
   if (config.shared_experts > 0)
-    shared_.emplace(ExpertsConfig{1, config.d_model, config.d_hidden * config.shared_experts,
-                                  config.activation, config.bias, false, config.output_scale,
-                                  config.kernels},
-                    store, name + ".shared");
+    shared_.emplace(
+        ExpertsConfig{1, config.d_model, config.d_hidden * config.shared_experts, config.activation,
+                      config.bias, false, config.output_scale, config.kernels},
+        store, name + ".shared");
   if (config.output_gain)
     gain_ = store.add({name + ".output_gain",
                        {static_cast<std::size_t>(config.d_model)},
@@ -137,9 +136,9 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   if (ctx.communicator == nullptr || ctx.saved == nullptr || ctx.scratch == nullptr)
     fail("MoeLayer::forward", "the context needs a communicator and two arenas");
   if (ctx.tokens.sequence_index.extent(0) != tokens || ctx.tokens.position.extent(0) != tokens)
-    fail("MoeLayer::forward", "the context numbers " +
-                                  std::to_string(ctx.tokens.position.extent(0)) + " tokens, x has " +
-                                  std::to_string(tokens) + " rows (see number_rows)");
+    fail("MoeLayer::forward",
+         "the context numbers " + std::to_string(ctx.tokens.position.extent(0)) +
+             " tokens, x has " + std::to_string(tokens) + " rows (see number_rows)");
   saved.seconds_router = saved.seconds_dispatch = saved.seconds_experts = saved.seconds_combine = 0;
   Stopwatch watch(ctx.space, timed_);
 
@@ -162,20 +161,18 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   build_dispatch_plan(ctx.space, *ctx.saved, *ctx.scratch, static_cast<int>(tokens),
                       config_.experts, routing.slots_per_token, routing.token,
                       routing.running(ctx.space, *ctx.saved), saved.plan);
-  const auto rows = static_cast<std::size_t>(saved.plan.rows());
   ArenaScope scope(*ctx.scratch);
   watch.add_to(saved.seconds_dispatch);
 
-  const Vector<double> sums =
-      statistics.extent(0) != 0
-          ? statistics
-          : ctx.saved->template vector<double>(
-                static_cast<std::size_t>(LoadStatistics::width(config_.experts)));
+  const Vector<double> sums = statistics.extent(0) != 0
+                                  ? statistics
+                                  : ctx.saved->template vector<double>(static_cast<std::size_t>(
+                                        LoadStatistics::width(config_.experts)));
   const bool ran_is_counted = routing.counted.extent(0) == 0 && routing.dropped.extent(0) == 0;
-  gather_statistics<T>(ctx,
-                       ran_is_counted ? saved.plan.counts
-                                      : count_assignments<T>(ctx.space, *ctx.saved, routing),
-                       balance_probability(routing), saved.logits, config_.z_loss != 0, sums);
+  gather_statistics<T>(
+      ctx,
+      ran_is_counted ? saved.plan.counts : count_assignments<T>(ctx.space, *ctx.saved, routing),
+      balance_probability(routing), saved.logits, config_.z_loss != 0, sums);
   saved.counts = ctx.saved->template vector<double>(experts);
   Kokkos::deep_copy(ctx.space, saved.counts, Vector<double>(sums.data(), experts));
   const Vector<double> router_loss(sums.data() + LoadStatistics::router_loss(config_.experts), 1);
@@ -192,20 +189,36 @@ void MoeLayer<T>::forward(const StepContext& ctx, const Matrix<const T>& x, cons
   router_->add_auxiliary_loss(ctx, routing, router_loss);
   watch.add_to(saved.seconds_router);
 
-  const Matrix<T> out = ctx.scratch->template matrix<T>(rows, d);
+  if (!config_.recompute) {
+    mix(ctx, saved, y, ctx.training && replay == nullptr);
+    return;
+  }
+  const ArenaScope not_kept(*ctx.saved);
+  mix(ctx, saved, y, ctx.training && replay == nullptr);
+}
+
+template <class T>
+void MoeLayer<T>::mix(const StepContext& ctx, Saved& saved, const Matrix<T>& y,
+                      bool first_time) const {
+  Stopwatch watch(ctx.space, timed_);
+  const Routing<T>& routing = saved.routing;
+  const Matrix<const T> x = saved.x;
+  const std::size_t tokens = x.extent(0);
+  const auto d = static_cast<std::size_t>(config_.d_model);
+  ArenaScope scope(*ctx.scratch);
+  const Matrix<T> out =
+      ctx.scratch->template matrix<T>(static_cast<std::size_t>(saved.plan.rows()), d);
   const Matrix<T> shared = ctx.scratch->template matrix<T>(shared_ ? tokens : 0, d);
   const auto run_shared = [&] {
     saved.shared_rows = {0, static_cast<int>(tokens)};
-    shared_->forward(ctx.space, *ctx.saved, *ctx.scratch, x, saved.shared_rows,
-                     Vector<const int>(), shared, saved.shared_experts,
-                     {ctx.layout_free, segments_of(ctx)});
+    shared_->forward(ctx.space, *ctx.saved, *ctx.scratch, x, saved.shared_rows, Vector<const int>(),
+                     shared, saved.shared_experts, {ctx.layout_free, segments_of(ctx)});
   };
   // By reference: a copy of the closure would ask for memory.
   std::function<void()> beside;
   if (shared_) beside = std::ref(run_shared);
   experts_.forward(ctx, saved.plan, x, out, saved.experts, beside);
-  if (ctx.training && replay == nullptr)
-    router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
+  if (first_time) router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
   watch.add_to(saved.seconds_experts);
 
   saved.mixed = gain_.valid() ? ctx.saved->template matrix<T>(tokens, d) : Matrix<T>();
@@ -240,8 +253,10 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   if (tokens > 0 && (config_.balance != 0 || config_.z_loss != 0 || own_loss) &&
       !(ctx.update_tokens > 0))
     fail("MoeLayer::backward", "the context's update_tokens must be positive");
-  Stopwatch watch(ctx.space, timed_);
   ArenaScope scope(*ctx.scratch);
+  const ArenaScope again(*ctx.saved);
+  if (config_.recompute) mix(ctx, saved, dx, false);  // dx is written at the end: it has the room
+  Stopwatch watch(ctx.space, timed_);
 
   Matrix<const T> d_mixed = dy;
   if (gain_.valid()) {

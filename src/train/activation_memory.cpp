@@ -60,7 +60,8 @@ double ActivationMemory<T>::saved(std::int64_t tokens_of_rank) const {
   const int dense_layers = config_.model.layers - moe_layers_;
   // The embedded tokens, the final norm's result and statistics, the logits.
   return matrix(tokens, 2 * d_ + 2 + vocabulary_) + config_.model.layers * block_saved(tokens) +
-         dense_layers * dense_.saved.at(tokens) + moe_layers_ * moe_saved(tokens);
+         dense_layers * dense_.saved.at(tokens) + moe_layers_ * moe_saved(tokens) +
+         (moe_layers_ > 0 ? moe_recomputed(tokens) : 0);
 }
 
 /// Everything of a block but its feed-forward: two normed inputs with their statistics, queries,
@@ -79,19 +80,27 @@ double ActivationMemory<T>::moe_saved(double tokens) const {
   if (moe.capacity_factor > 0) bytes += (1 + sizeof(int)) * slots;
   if (moe.balance != 0 && moe.balance_scope == BalanceScope::sequence)
     bytes += sizeof(int) * (tokens + tokens / config_.sequence_length * moe.experts);
-  if (sharded()) return bytes + sharded_saved(tokens);
+  if (sharded())
+    return bytes + 4 * sizeof(int) * slots + (moe.recompute ? 0 : sharded_experts_saved(tokens));
   // The dispatch plan has as much for a slot that is not used as for a row.
   return bytes + layer_.saved.at(tokens, n) + 4 * sizeof(int) * (slots - n);
 }
 
-/// Rows as they arrived, the experts' hidden layer, the dispatch plan.
+/// What one layer at a time has in backward.
 template <class T>
-double ActivationMemory<T>::sharded_saved(double tokens) const {
+double ActivationMemory<T>::moe_recomputed(double tokens) const {
+  if (!config_.model.moe.recompute) return 0;
+  return sharded() ? sharded_experts_saved(tokens) : layer_.recomputed.at(tokens, rows(tokens));
+}
+
+/// Rows as they arrived, the experts' hidden layer.
+template <class T>
+double ActivationMemory<T>::sharded_experts_saved(double tokens) const {
   const MoeConfig& moe = config_.model.moe;
   const double n = rows(tokens);
   double bytes = matrix(n, d_) + experts_.saved.at(n);
-  bytes += sizeof(int) * (4 * routing_.slots * tokens + n);  // also: whose expert a row is for
-  if (config_.layout_free) bytes += 3 * sizeof(int) * n;     // sequences, segments
+  bytes += sizeof(int) * n;                               // whose expert a row is for
+  if (config_.layout_free) bytes += 3 * sizeof(int) * n;  // sequences, segments
   if (moe.output_gain) bytes += matrix(tokens, d_);
   if (moe.shared_experts > 0) bytes += shared_.saved.at(tokens);
   return bytes;

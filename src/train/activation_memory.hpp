@@ -28,7 +28,8 @@ class ActivationMemory {
  private:
   double block_saved(double tokens) const;
   double moe_saved(double tokens) const;
-  double sharded_saved(double tokens) const;
+  double moe_recomputed(double tokens) const;
+  double sharded_experts_saved(double tokens) const;
   double moe_forward(double tokens) const;
   double moe_backward(double tokens) const;
   double attention_scratch(double tokens) const;

@@ -72,6 +72,7 @@ MoeConfig read_moe(const Deck& deck, std::vector<std::string>& notes) {
   moe.balance = deck.real("moe/balance");
   moe.z_loss = deck.real("moe/z_loss");
   moe.output_gain = deck.boolean("moe/output_gain");
+  moe.recompute = deck.boolean("moe/recompute");
   moe.balance_scope = parse_balance_scope(deck.text("moe/balance_scope"));
   moe.capacity_factor = deck.real("moe/capacity_factor");
   moe.capacity_drop = parse_capacity_drop(deck.text("moe/capacity_drop"));
@@ -168,6 +169,9 @@ Schema language_model_schema(const std::string& router) {
                .choice({"global", "micro_batch", "sequence"}))
       .add(KeySpec::real("moe/z_loss", 0, "weight of the router z-loss").range(0, 1e6))
       .add(KeySpec::boolean("moe/output_gain", defaults.output_gain, "learned gain on each output channel"))
+      .add(KeySpec::boolean("moe/recompute", false,
+                            "run experts again in backward instead of keeping their hidden layers: "
+                            "less memory, a third more work in them"))
       .add(KeySpec::boolean("moe/allow_future", false,
                             "allow routers that look at later tokens"));
   schema

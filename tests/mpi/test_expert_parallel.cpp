@@ -59,6 +59,12 @@ std::vector<Case> cases() {
   Case everything{"every expert for every token", config_of("dense_mixture", 3, 1)};
   everything.config.balance = 0;
   all.push_back(everything);
+  everything.name = "every expert for every token, again in backward";
+  everything.config.recompute = true;
+  all.push_back(everything);
+  shared.name = "shared experts, again in backward";
+  shared.config.recompute = true;
+  all.push_back(shared);
   for (const std::string router :
        {"expert_choice", "base", "s_base", "quantile_balance", "gshard", "switch"}) {
     Case spans{router + " with groups over ranks", config_of(router, 4, router == "gshard" ? 2 : 1)};

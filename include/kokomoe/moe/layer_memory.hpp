@@ -45,6 +45,7 @@ struct TokenMemory {
 
 struct LayerMemory {
   TokenMemory saved;              ///< but for what RoutingMemory has
+  TokenMemory recomputed;         ///< of `saved` too, but of one layer at a time, in backward
   TokenMemory forward, backward;  ///< scratch, but for what grows with the number of experts
 };
 

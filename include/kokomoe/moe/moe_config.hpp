@@ -57,6 +57,9 @@ struct MoeConfig {
   int shared_experts = 0;  ///< always on, added to the routed sum
   double output_scale = 1; ///< multiplies the deviation of w2's initial values
   ExpertKernels kernels = ExpertKernels::automatic;
+  /// Backward runs the experts forward once more instead of keeping their hidden layers, what
+  /// arrived from other ranks and what the gain was applied to: a third more work in the experts.
+  bool recompute = false;
   bool causal = false;        ///< the model's outputs may not depend on later tokens
   bool allow_future = false;  ///< let them all the same
   int vocabulary = 0;         ///< V, for routers by token id

@@ -32,7 +32,7 @@ class MoeLayer {
     Routing<T> routing;
     DispatchPlan plan;
     typename ShardedExperts<T>::Saved experts;
-    Matrix<T> mixed;               ///< (T, d) output before the gain; empty without one
+    Matrix<T> mixed;               ///< (T, d) output before the gain; without one, none of its own
     /// (E) assignments counted: over all ranks, or over this one when the scope is micro_batch
     Vector<double> counts;
     Matrix<int> group_counts;      ///< (B, E) the same of each sequence, when the scope is that
@@ -71,6 +71,10 @@ class MoeLayer {
   void time_parts(bool on) { timed_ = on; }
 
  private:
+  /// The experts and the sum of what they give, from saved.x and saved.routing. `first_time`: not for
+  /// backward.
+  void mix(const StepContext& ctx, Saved& saved, const Matrix<T>& y, bool first_time) const;
+
   MoeConfig config_;
   ParameterStore<T>* store_;
   std::unique_ptr<Router<T>> router_;

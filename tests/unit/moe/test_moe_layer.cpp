@@ -191,6 +191,46 @@ TEST_CASE("the same step gives the same bits", "[layer]") {
   CHECK(a.gradient("experts.w1") == b.gradient("experts.w1"));
 }
 
+TEST_CASE("experts that run again in backward give the same bits and keep less", "[layer]") {
+  for (const RouterInfo& router : router_registry()) {
+    for (const ExpertKernels kernels : {ExpertKernels::automatic, ExpertKernels::gemm}) {
+      INFO(router.name << ", " << to_string(kernels));
+      MoeConfig config = small_config(router.name);
+      config.k = router.takes_k ? 2 : router.defaults.k;
+      config.kernels = kernels;
+      config.bias = config.output_gain = true;
+      config.shared_experts = 1;
+      config.allow_future = true;
+      config.vocabulary = 11;
+      config.d_hidden = 64;
+      LayerRig<float> kept(config, {70, 30});
+      config.recompute = true;
+      LayerRig<float> again(config, {70, 30});
+      std::size_t bytes[2]{};
+      for (LayerRig<float>* rig : {&kept, &again}) {
+        rig->step.ctx.tokens.ids = device_vector(std::vector<int>(100, 3));
+        rig->step.ctx.sequence_loss = device_vector(std::vector<double>{0.5, 2});
+        rig->forward();
+        bytes[rig == &again] = rig->step.ctx.saved->mark().used;
+        rig->backward();
+      }
+      // Hidden channels of the routed and of the shared experts, and what the gain multiplied.
+      CHECK(bytes[1] + 100 * (64 + 64 + 5) * sizeof(float) <= bytes[0]);
+      CHECK(again.step.ctx.saved->mark().used == bytes[1]);
+      CHECK(on_host(kept.y) == on_host(again.y));
+      CHECK(on_host(kept.dx) == on_host(again.dx));
+      for (const auto& entry : kept.store.entries()) {
+        if (entry.spec.state) continue;
+        INFO(entry.spec.name);
+        const auto gradient = [&](const LayerRig<float>& rig) {
+          return on_host(rig.store.gradient_vector(rig.store.find(entry.spec.name)));
+        };
+        CHECK(gradient(kept) == gradient(again));
+      }
+    }
+  }
+}
+
 TEST_CASE("evaluation draws nothing", "[layer]") {
   LayerRig<float> rig(small_config("sparsemixer"), {40});
   rig.step.ctx.training = false;
@@ -281,9 +321,9 @@ TEST_CASE("misuse is refused with its reason", "[layer]") {
                longer.layer.forward(longer.step.ctx, longer.x, longer.y, saved, {}, &other);
              }),
              contains("7 tokens"));
-  CHECK_THAT(message_of<Error>(
-                 [&] { longer.layer.forward(longer.step.ctx, longer.x, longer.x, saved); }),
-             contains("y is x"));
+  CHECK_THAT(
+      message_of<Error>([&] { longer.layer.forward(longer.step.ctx, longer.x, longer.x, saved); }),
+      contains("y is x"));
   longer.forward();
   longer.step.ctx.update_tokens = 0;
   CHECK_THAT(message_of<Error>([&] { longer.backward(); }), contains("update_tokens"));

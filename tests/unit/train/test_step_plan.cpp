@@ -54,6 +54,8 @@ TEST_CASE("a plan has the parameters and the memory of the model that is trained
       Settings{"moe/router=top_k", "moe/k=3", "moe/shared_experts=2", "moe/output_gain=true"},
       Settings{"moe/router=switch", "model/bias=true", "train/accumulate=2"},
       Settings{"parallel/expert_kernels=gemm"},
+      Settings{"moe/recompute=true"},
+      Settings{"moe/recompute=true", "moe/router=top_k", "moe/k=2", "moe/shared_experts=1"},
       Settings{"moe/router=dense_mixture", "moe/experts=3", "moe/balance=0"},
       Settings{"train/freeze=[\"*.router.weight\", \"embedding.*\"]"});
   INFO(settings.size() << " settings, the first: " << (settings.empty() ? "" : settings[0]));
