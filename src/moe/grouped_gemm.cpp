@@ -3,7 +3,9 @@
 #include "kokomoe/moe/grouped_gemm.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/core/rows_of.hpp"
+#include "moe/grouped_teams.hpp"
 
 namespace kokomoe {
 
@@ -32,6 +34,13 @@ void grouped_gemm(const ExecutionSpace& space, Transpose transpose_b, const Matr
   const std::size_t groups = groups_of("grouped_gemm", offsets, a.extent(0), b.extent(0));
   require_shape("grouped_gemm", "c", c, a.extent(0), c.extent(1));
   const std::size_t block = b.extent(0) / groups;
+  const bool turned = transpose_b == Transpose::yes;
+  require_shape("grouped_gemm", "a group's part of b", rows_of(b, 0, block),
+                turned ? c.extent(1) : a.extent(1), turned ? a.extent(1) : c.extent(1));
+  if (KOKOMOE_TEAM_ROWS) {
+    detail::grouped_gemm_teams<T>(space, transpose_b, a, b, beta, c, offsets);
+    return;
+  }
   for (std::size_t g = 0; g < groups; ++g) {
     const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
     const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
@@ -45,9 +54,16 @@ template <class T>
 void grouped_gemm_transposed(const ExecutionSpace& space, const Matrix<const T>& a,
                              const Matrix<const T>& b, T beta, const Matrix<T>& c,
                              std::span<const int> offsets) {
-  const std::size_t groups = groups_of("grouped_gemm_transposed", offsets, a.extent(0), c.extent(0));
+  const std::size_t groups =
+      groups_of("grouped_gemm_transposed", offsets, a.extent(0), c.extent(0));
   require_shape("grouped_gemm_transposed", "b", b, a.extent(0), b.extent(1));
   const std::size_t block = c.extent(0) / groups;
+  require_shape("grouped_gemm_transposed", "a group's part of c", rows_of(c, 0, block), a.extent(1),
+                b.extent(1));
+  if (KOKOMOE_TEAM_ROWS) {
+    detail::grouped_gemm_transposed_teams<T>(space, a, b, beta, c, offsets);
+    return;
+  }
   for (std::size_t g = 0; g < groups; ++g) {
     const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
     const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
@@ -56,12 +72,12 @@ void grouped_gemm_transposed(const ExecutionSpace& space, const Matrix<const T>&
   }
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                  \
-  template void grouped_gemm<T>(const ExecutionSpace&, Transpose, const Matrix<const T>&,       \
-                                const Matrix<const T>&, T, const Matrix<T>&,                    \
-                                std::span<const int>);                                          \
-  template void grouped_gemm_transposed<T>(const ExecutionSpace&, const Matrix<const T>&,       \
-                                           const Matrix<const T>&, T, const Matrix<T>&,         \
+#define KOKOMOE_INSTANTIATE(T)                                                            \
+  template void grouped_gemm<T>(const ExecutionSpace&, Transpose, const Matrix<const T>&, \
+                                const Matrix<const T>&, T, const Matrix<T>&,              \
+                                std::span<const int>);                                    \
+  template void grouped_gemm_transposed<T>(const ExecutionSpace&, const Matrix<const T>&, \
+                                           const Matrix<const T>&, T, const Matrix<T>&,   \
                                            std::span<const int>);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

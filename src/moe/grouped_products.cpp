@@ -4,8 +4,10 @@
 
 #include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/row_gemm.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/core/rows_of.hpp"
 #include "kokomoe/moe/grouped_gemm.hpp"
+#include "moe/grouped_teams.hpp"
 
 namespace kokomoe {
 
@@ -110,6 +112,12 @@ void add_bias_gradients(const ExecutionSpace& space, Arena& scratch, const RowAr
   }
   const Matrix<T> gradient = plain(store, to);
   const std::size_t width = dy.extent(1);
+  if (KOKOMOE_TEAM_ROWS) {
+    detail::grouped_gemm_transposed_teams<T>(space,
+                                             Matrix<const T>(weight.data(), weight.extent(0), 1),
+                                             dy, to.accumulate ? T(1) : T(0), gradient, offsets);
+    return;
+  }
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
     const Span rows(offsets, g);
     column_sum<T>(

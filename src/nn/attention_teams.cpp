@@ -3,6 +3,7 @@
 #include "nn/attention_teams.hpp"
 
 #include "kokomoe/core/math.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "nn/attention_head.hpp"
 
 #include <cmath>
@@ -66,7 +67,7 @@ void attention_forward_teams(const StepContext& ctx, const AttentionInput<T>& in
   const std::size_t bytes = Scratch<T>::shmem_size(width, key_block) +
                             Scratch<T>::shmem_size(query_block, key_block) +
                             Scratch<T>::shmem_size(query_block, 2);
-  Policy policy(ctx.space, league, Kokkos::AUTO);
+  Policy policy(ctx.space, league, team_size(ctx.space));
   const int level = scratch_level(policy, bytes);
   policy.set_scratch_size(level, Kokkos::PerTeam(bytes));
   Kokkos::parallel_for(
@@ -146,7 +147,7 @@ void attention_backward_teams(const StepContext& ctx, const AttentionInput<T>& i
   const AttentionDropout<T> drop(ctx, input.dropout, input.layer);
   const std::size_t bytes = 2 * Scratch<T>::shmem_size(width, key_block) +
                             3 * Scratch<T>::shmem_size(query_block, key_block);
-  Policy policy(ctx.space, league, Kokkos::AUTO);
+  Policy policy(ctx.space, league, team_size(ctx.space));
   const int level = scratch_level(policy, bytes);
   policy.set_scratch_size(level, Kokkos::PerTeam(bytes));
   Kokkos::parallel_for(

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/config.hpp"
 #include "kokomoe/core/types.hpp"
 
 #include <string>
@@ -16,6 +17,19 @@ namespace kokomoe {
 #define KOKOMOE_TEAM_ROWS 1
 #else
 #define KOKOMOE_TEAM_ROWS 0
+#endif
+
+/// Threads of a team: as many as Kokkos thinks best, unless a build asks for a number, to prove
+/// kernels for devices on a host (KOKOMOE_FORCE_TEAM_ROWS = threads).
+#if defined(KOKOMOE_FORCE_TEAM_ROWS)
+inline int team_size(const ExecutionSpace& space) {
+  const int threads = space.concurrency();
+  return threads < KOKOMOE_FORCE_TEAM_ROWS ? threads : KOKOMOE_FORCE_TEAM_ROWS;
+}
+#else
+inline Kokkos::AUTO_t team_size(const ExecutionSpace&) {
+  return Kokkos::AUTO;
+}
 #endif
 
 #if KOKOMOE_TEAM_ROWS
@@ -66,7 +80,7 @@ template <class F>
 void for_each_row(const std::string& label, const ExecutionSpace& space, int rows, const F& f) {
   if (rows == 0) return;
   Kokkos::parallel_for(
-      label, Row::Policy(space, rows, Kokkos::AUTO),
+      label, Row::Policy(space, rows, team_size(space)),
       KOKKOS_LAMBDA(const Row::Member& member) { f(Row(member)); });
 }
 #else

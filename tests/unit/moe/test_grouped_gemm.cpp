@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/moe/grouped_gemm.hpp"
+#include "moe/grouped_teams.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
 
@@ -18,28 +19,49 @@ std::size_t at(const std::vector<int>& offsets, std::size_t g) {
 
 const std::vector<std::vector<int>> group_offsets = {
     {0, 5},       {0, 0},          {0, 3, 3, 10, 11}, {0, 0, 0, 7},
-    {0, 7, 7, 7}, {0, 1, 2, 3, 4}, {0, 40, 41, 100}};
+    {0, 7, 7, 7}, {0, 1, 2, 3, 4}, {0, 40, 41, 200},  {}};
+
+/// More groups than a launch of the devices' kernels takes, some without rows.
+std::vector<int> many_groups() {
+  std::vector<int> offsets{0};
+  for (int g = 0; g < 300; ++g) offsets.push_back(offsets.back() + g % 4);
+  return offsets;
+}
+
+std::vector<std::vector<int>> all_offsets() {
+  std::vector<std::vector<int>> all = group_offsets;
+  all.back() = many_groups();
+  return all;
+}
 
 }  // namespace
 
 TEMPLATE_TEST_CASE("a grouped GEMM multiplies each group by its own block", "[grouped_gemm]", float,
                    double) {
   using T = TestType;
-  constexpr std::size_t n = 6, k = 9;
+  // Within a tile of the devices' kernels, and over several.
+  const auto [n, k] = GENERATE(table<std::size_t, std::size_t>({{6, 9}, {70, 37}}));
   const double tolerance = 30 * static_cast<double>(std::numeric_limits<T>::epsilon());
-  for (const auto& offsets : group_offsets)
+  // The kernels of this build, then those of devices with teams of one and two threads.
+  const int threads = GENERATE(0, 1, 2);
+  if (threads > ExecutionSpace().concurrency()) return;
+  for (const auto& offsets : all_offsets())
     for (const bool transposed : {false, true})
       for (const T beta : {T(0), T(1)}) {
-        CAPTURE(offsets, transposed, beta);
+        CAPTURE(offsets, transposed, beta, threads);
         const std::size_t groups = offsets.size() - 1, rows = at(offsets, groups);
         const auto a = Draw(1).many<T>(rows * k), b = Draw(2).many<T>(groups * k * n);
         const T start = beta == T(0) ? std::numeric_limits<T>::quiet_NaN() : T(2);
         const auto c = device_matrix(rows, n, std::vector<T>(rows * n, start));
-        grouped_gemm<T>(
-            ExecutionSpace(), transposed ? Transpose::yes : Transpose::no,
-            device_matrix(rows, k, a),
-            transposed ? device_matrix(groups * n, k, b) : device_matrix(groups * k, n, b), beta, c,
-            offsets);
+        const Transpose how = transposed ? Transpose::yes : Transpose::no;
+        const Matrix<const T> left = device_matrix(rows, k, a);
+        const Matrix<const T> right =
+            transposed ? device_matrix(groups * n, k, b) : device_matrix(groups * k, n, b);
+        if (threads == 0)
+          grouped_gemm<T>(ExecutionSpace(), how, left, right, beta, c, offsets);
+        else
+          detail::grouped_gemm_teams<T>(ExecutionSpace(), how, left, right, beta, c, offsets,
+                                        threads);
         std::vector<double> expected(rows * n, beta == T(0) ? 0 : 2);
         for (std::size_t g = 0; g < groups; ++g)
           for (std::size_t r = at(offsets, g); r < at(offsets, g + 1); ++r)
@@ -55,17 +77,27 @@ TEMPLATE_TEST_CASE("a grouped GEMM multiplies each group by its own block", "[gr
 TEMPLATE_TEST_CASE("grouped weight gradients sum each group's rows", "[grouped_gemm]", float,
                    double) {
   using T = TestType;
-  constexpr std::size_t m = 4, n = 6;
+  const auto [m, n] = GENERATE(table<std::size_t, std::size_t>({{4, 6}, {1, 70}, {70, 37}}));
   const double tolerance = 60 * static_cast<double>(std::numeric_limits<T>::epsilon());
-  for (const auto& offsets : group_offsets)
+  // The kernels of this build, then those of devices with teams of one and two threads.
+  const int threads = GENERATE(0, 1, 2);
+  if (threads > ExecutionSpace().concurrency()) return;
+  const bool ones = threads > 0 && m == 1;
+  for (const auto& offsets : all_offsets())
     for (const T beta : {T(0), T(1)}) {
-      CAPTURE(offsets, beta);
+      CAPTURE(offsets, beta, threads);
       const std::size_t groups = offsets.size() - 1, rows = at(offsets, groups);
-      const auto a = Draw(3).many<T>(rows * m), b = Draw(4).many<T>(rows * n);
+      const auto a = ones ? std::vector<T>(rows, 1) : Draw(3).many<T>(rows * m);
+      const auto b = Draw(4).many<T>(rows * n);
       const T start = beta == T(0) ? std::numeric_limits<T>::quiet_NaN() : T(2);
       const auto c = device_matrix(groups * m, n, std::vector<T>(groups * m * n, start));
-      grouped_gemm_transposed<T>(ExecutionSpace(), device_matrix(rows, m, a),
-                                 device_matrix(rows, n, b), beta, c, offsets);
+      const Matrix<const T> left = ones ? Matrix<const T>() : device_matrix(rows, m, a);
+      const Matrix<const T> right = device_matrix(rows, n, b);
+      if (threads == 0)
+        grouped_gemm_transposed<T>(ExecutionSpace(), left, right, beta, c, offsets);
+      else
+        detail::grouped_gemm_transposed_teams<T>(ExecutionSpace(), left, right, beta, c, offsets,
+                                                 threads);
       std::vector<double> expected(groups * m * n, beta == T(0) ? 0 : 2);
       for (std::size_t g = 0; g < groups; ++g)
         for (std::size_t r = at(offsets, g); r < at(offsets, g + 1); ++r)
@@ -89,7 +121,7 @@ TEST_CASE("a grouped GEMM refuses what does not fit and names the shapes", "[gro
   CHECK_THAT(run(a, b, c, {0, 2, 5, 10}), contains("8 stacked rows") && contains("3 groups"));
   CHECK_THAT(run(a, b, c, {0, 11}), contains("row 11 of 10"));
   CHECK_THAT(run(a, b, short_c, {0, 5, 10}), contains("(9, 4), expected (10, 4)"));
-  CHECK_THAT(run(c, b, c, {0, 5, 10}), contains("(5, 4)") && contains("(3, 4)"));
+  CHECK_THAT(run(c, b, c, {0, 5, 10}), contains("(4, 3)") && contains("(4, 4)"));
   CHECK_THAT(message_of<Error>([&] {
                grouped_gemm_transposed<float>(space, a, short_c, 0, Matrix<float>("g", 6, 4),
                                               std::vector<int>{0, 5, 10});
