@@ -5,8 +5,17 @@
 
 # Where scripts/build_deps.sh has put, or would put, the libraries for a backend.
 function(kokomoe_deps_prefix backend prefix_variable built_variable)
+  # nvcc's wrapper lies among the libraries that it was built with.
+  if(backend MATCHES "^cuda" AND CMAKE_CXX_COMPILER MATCHES "^(.*)/bin/nvcc_wrapper$")
+    set(prefix "${CMAKE_MATCH_1}")
+    if(EXISTS "${prefix}/kokomoe-deps.txt")
+      set(${prefix_variable} "${prefix}" PARENT_SCOPE)
+      set(${built_variable} TRUE PARENT_SCOPE)
+      return()
+    endif()
+  endif()
   set(environment)
-  if(CMAKE_CXX_COMPILER AND NOT backend STREQUAL "cuda")
+  if(CMAKE_CXX_COMPILER)
     set(environment "CXX=${CMAKE_CXX_COMPILER}")
   endif()
   execute_process(
@@ -24,8 +33,8 @@ function(kokomoe_deps_prefix backend prefix_variable built_variable)
 endfunction()
 
 # nvcc knows no C++20 through CMake 3.25's CUDA language: Kokkos' wrapper is the C++ compiler.
-if(KOKOMOE_BACKEND STREQUAL "cuda" AND NOT CMAKE_CXX_COMPILER)
-  kokomoe_deps_prefix(cuda prefix built)
+if(KOKOMOE_BACKEND MATCHES "^cuda" AND NOT CMAKE_CXX_COMPILER)
+  kokomoe_deps_prefix(${KOKOMOE_BACKEND} prefix built)
   if(built)
     set(CMAKE_CXX_COMPILER "${prefix}/bin/nvcc_wrapper" CACHE FILEPATH "")
   endif()

@@ -57,14 +57,20 @@ if(KOKOMOE_ENABLE_PCH AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT Kokkos_EN
   set(kokomoe_use_pch ON)
 endif()
 
-if(KOKOMOE_ENABLE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER AND NOT Kokkos_ENABLE_CUDA)
+if(KOKOMOE_ENABLE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   find_program(KOKOMOE_CCACHE ccache)
   mark_as_advanced(KOKOMOE_CCACHE)
   if(KOKOMOE_CCACHE)
+    # nvcc -E shows what the device sees alone; a change to the host's part must count too, so
+    # results go by the files that were included.
+    set(kokomoe_ccache_depend)
+    if(Kokkos_ENABLE_CUDA)
+      set(kokomoe_ccache_depend CCACHE_DEPEND=1)
+    endif()
     # Paths under the source folder count as relative, so that clones share results.
     set(CMAKE_CXX_COMPILER_LAUNCHER
         ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
-        CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${KOKOMOE_CCACHE})
+        CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${kokomoe_ccache_depend} ${KOKOMOE_CCACHE})
     if(kokomoe_use_pch)
       list(APPEND kokomoe_compile_options -fpch-preprocess)
     endif()

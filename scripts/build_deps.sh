@@ -4,8 +4,9 @@
 
 # Builds Kokkos 4.7.0 and Kokkos Kernels 4.5.1 for one backend into a cache outside the clone.
 #
-#   scripts/build_deps.sh [--print-prefix] [openmp|serial|threads|debug|asan|tsan|cuda]
+#   scripts/build_deps.sh [--print-prefix] [openmp|serial|threads|debug|asan|tsan|cuda|cuda_smNN]
 #
+# cuda stands for sm_90. Kokkos takes one GPU architecture a build: cuda_sm80 and so on for others.
 # The folder's name holds a hash of backend, compiler, CPU and recipe: libraries built with native
 # flags crash on another CPU. Nothing is done when that folder is complete. The last line printed
 # is the folder. --print-prefix only prints it, and exits with 3 when it has not been built.
@@ -19,7 +20,7 @@ if [[ "${1:-}" == --print-prefix ]]; then
 fi
 backend="${1:-openmp}"
 cxx="${CXX:-g++}"
-cuda_arch="${KOKOMOE_CUDA_ARCH:-90}"
+cuda_arch=
 
 kokkos_options=(
   -DCMAKE_BUILD_TYPE=Release
@@ -53,11 +54,22 @@ tsan)
   kokkos_options+=(-DKokkos_ENABLE_THREADS=ON)
   flags+=" -O1 -g1 -fno-omit-frame-pointer -fsanitize=thread"
   ;;
-cuda)
-  kokkos_options+=(-DKokkos_ENABLE_CUDA=ON "-DKokkos_ARCH_${KOKOMOE_CUDA_NAME:-HOPPER}$cuda_arch=ON"
+cuda | cuda_sm[0-9]*)
+  [[ "$backend" != cuda_sm90 ]] || backend=cuda
+  cuda_arch="${backend#cuda}"
+  cuda_arch="${cuda_arch#_sm}"
+  case "${cuda_arch:=90}" in
+  75) cuda_name=TURING ;;
+  80 | 86 | 87) cuda_name=AMPERE ;;
+  89) cuda_name=ADA ;;
+  90) cuda_name=HOPPER ;;
+  100 | 120) cuda_name=BLACKWELL ;;
+  *) die "Kokkos 4.7.0 knows no sm_$cuda_arch: 75, 80, 86, 87, 89, 90, 100 or 120" ;;
+  esac
+  kokkos_options+=(-DKokkos_ENABLE_CUDA=ON "-DKokkos_ARCH_$cuda_name$cuda_arch=ON"
     -DKokkos_ENABLE_CUDA_CONSTEXPR=ON)
   ;;
-*) die "unknown backend '$backend': openmp, serial, threads, debug, asan, tsan or cuda" ;;
+*) die "unknown backend '$backend': openmp, serial, threads, debug, asan, tsan, cuda or cuda_smNN" ;;
 esac
 
 kernels_options=(
@@ -74,7 +86,7 @@ kernels_options=(
   -DKokkosKernels_ENABLE_PERFTESTS=OFF
   "-DBLA_VENDOR=${BLA_VENDOR:-OpenBLAS}"
 )
-if [[ "$backend" == cuda ]]; then
+if [[ -n "$cuda_arch" ]]; then
   # nvcc takes ten minutes for one type and layout; the others are for tests, and need no cuBLAS.
   kernels_options=("${kernels_options[@]/INST_DOUBLE=ON/INST_DOUBLE=OFF}")
   kernels_options=("${kernels_options[@]/INST_LAYOUTLEFT=ON/INST_LAYOUTLEFT=OFF}")
@@ -95,7 +107,7 @@ case "$macros" in
 *__clang__*) compiler_name=clang ;;
 esac
 nvcc_version=
-if [[ "$backend" == cuda ]]; then
+if [[ -n "$cuda_arch" ]]; then
   command -v nvcc >/dev/null || die "no nvcc on PATH"
   nvcc_version="$(nvcc --version | tail -n 2)"
 fi
@@ -144,7 +156,7 @@ tar -xzf "$archives/pygenten-0.1.5.tar.gz" -C "$work" --strip-components=2 \
 tar -xzf "$archives/pycompadre-1.7.6.tar.gz" -C "$work" --strip-components=1 \
   pycompadre-1.7.6/kokkos-kernels
 
-if [[ "$backend" == cuda ]]; then
+if [[ -n "$cuda_arch" ]]; then
   source "$kokomoe_root/scripts/cuda_deps.sh" # patches $work/kokkos, sets cxx
 fi
 

@@ -7,9 +7,12 @@
 
 #include <cstddef>
 
-// Sums stay in registers only when the loop over them is gone.
-#if defined(__CUDACC__) || defined(__HIPCC__) || defined(__clang__)
+// Sums stay in registers only when the loop over them is gone. The host's part of what nvcc compiles
+// is not run, and nvcc knows no pragma of GCC.
+#if defined(__CUDA_ARCH__) || defined(__HIPCC__) || defined(__clang__)
 #define KOKOMOE_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define KOKOMOE_UNROLL
 #else
 #define KOKOMOE_UNROLL _Pragma("GCC unroll 16")
 #endif
