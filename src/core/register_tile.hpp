@@ -7,8 +7,8 @@
 
 #include <cstddef>
 
-// Sums stay in registers only when the loop over them is gone. The host's part of what nvcc compiles
-// is not run, and nvcc knows no pragma of GCC.
+// Sums stay in registers only when the loop over them is gone. The host's part of what nvcc
+// compiles is not run, and nvcc knows no pragma of GCC.
 #if defined(__CUDA_ARCH__) || defined(__HIPCC__) || defined(__clang__)
 #define KOKOMOE_UNROLL _Pragma("unroll")
 #elif defined(__CUDACC__)
