@@ -9,22 +9,27 @@ namespace kokomoe {
 
 template <class T>
 void gather_rows(const ExecutionSpace& space, const DispatchPlan& plan, const Matrix<const T>& x,
-                 const Matrix<T>& rows) {
+                 const Matrix<T>& rows, const Vector<const T>& factor) {
   const int columns = static_cast<int>(x.extent(1));
   require_shape("gather_rows", "rows", rows, static_cast<std::size_t>(plan.rows()), x.extent(1));
   const Vector<const int> token_of_row = plan.token_of_row;
+  const bool multiplied = factor.extent(0) != 0;
   for_each_row(
       KOKOMOE_LABEL("moe::dispatch::gather"), space, plan.rows(), KOKKOS_LAMBDA(const Row& row) {
         const T* const from = &x(token_of_row(row.index()), 0);
         T* const to = &rows(row.index(), 0);
-        row.each(columns, [&](const int j) { to[j] = from[j]; });
+        const T* const by = factor.data();
+        if (multiplied)
+          row.each(columns, [&](const int j) { to[j] = by[j] * from[j]; });
+        else
+          row.each(columns, [&](const int j) { to[j] = from[j]; });
       });
 }
 
 template <class T>
 void combine_rows(const ExecutionSpace& space, const DispatchPlan& plan,
-                  const Matrix<const T>& rows, const Vector<const T>& weight,
-                  const Matrix<T>& y, const Vector<const T>& gain, const Matrix<T>& scaled) {
+                  const Matrix<const T>& rows, const Vector<const T>& weight, const Matrix<T>& y,
+                  const Vector<const T>& gain, const Matrix<T>& scaled) {
   const int columns = static_cast<int>(y.extent(1));
   require_shape("combine_rows", "rows", rows, static_cast<std::size_t>(plan.rows()), y.extent(1));
   require_shape("combine_rows", "y", y, static_cast<std::size_t>(plan.tokens), y.extent(1));
@@ -82,15 +87,15 @@ void rows_to_slots(const ExecutionSpace& space, const DispatchPlan& plan,
       });
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                  \
-  template void gather_rows<T>(const ExecutionSpace&, const DispatchPlan&,                      \
-                               const Matrix<const T>&, const Matrix<T>&);                       \
-  template void combine_rows<T>(const ExecutionSpace&, const DispatchPlan&,                     \
-                                const Matrix<const T>&, const Vector<const T>&,                 \
-                                const Matrix<T>&, const Vector<const T>&, const Matrix<T>&);    \
-  template void slots_to_rows<T>(const ExecutionSpace&, const DispatchPlan&,                    \
-                                 const Vector<const T>&, const Vector<T>&);                     \
-  template void rows_to_slots<T>(const ExecutionSpace&, const DispatchPlan&,                    \
+#define KOKOMOE_INSTANTIATE(T)                                                                     \
+  template void gather_rows<T>(const ExecutionSpace&, const DispatchPlan&, const Matrix<const T>&, \
+                               const Matrix<T>&, const Vector<const T>&);                          \
+  template void combine_rows<T>(const ExecutionSpace&, const DispatchPlan&,                        \
+                                const Matrix<const T>&, const Vector<const T>&, const Matrix<T>&,  \
+                                const Vector<const T>&, const Matrix<T>&);                         \
+  template void slots_to_rows<T>(const ExecutionSpace&, const DispatchPlan&,                       \
+                                 const Vector<const T>&, const Vector<T>&);                        \
+  template void rows_to_slots<T>(const ExecutionSpace&, const DispatchPlan&,                       \
                                  const Vector<const T>&, const Vector<T>&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

@@ -340,6 +340,12 @@ class BlockProducts {
     T* const turned = v.d_out_t + at(block, d);
     transpose_rows<T>(
         m, d, [&](int i) { return v.d_out.row(block.row + i); }, turned, padded);
+    if (v.d_out.factor.extent(0) != 0)
+      for (int c = 0; c < d; ++c) {
+        const T factor = v.d_out.factor(c);
+#pragma omp simd
+        for (int t = 0; t < padded; ++t) turned[c * padded + t] *= factor;
+      }
     T* const x = v.x + at(block, panels() * panel);
     for (int p = 0; p < panels(); ++p)
       for (int t = 0; t < m; ++t) {

@@ -258,12 +258,19 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   if (config_.recompute) mix(ctx, saved, dx, false);  // dx is written at the end: it has the room
   Stopwatch watch(ctx.space, timed_);
 
-  Matrix<const T> d_mixed = dy;
+  // By the sum before the gain. Experts multiply when they read it; a router that wants it, too,
+  // has it whole.
+  PickedRows<T> d_mixed = dy;
   if (gain_.valid()) {
     add_column_gradient<T>(ctx, dy, saved.mixed, *store_, gain_);
-    const Matrix<T> scaled = ctx.scratch->template matrix<T>(tokens, d);
-    multiply_columns<T>(ctx.space, dy, store_->value_vector(gain_), scaled);
-    d_mixed = scaled;
+    const Vector<const T> gain = store_->value_vector(gain_);
+    if (router_->adds_output()) {
+      const Matrix<T> scaled = ctx.scratch->template matrix<T>(tokens, d);
+      multiply_columns<T>(ctx.space, dy, gain, scaled);
+      d_mixed = scaled;
+    } else {
+      d_mixed.factor = gain;
+    }
   }
   const Vector<T> row_weight = ctx.scratch->template vector<T>(rows);
   slots_to_rows<T>(ctx.space, plan,
@@ -290,7 +297,8 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   watch.add_to(saved.seconds_dispatch);
   if (shared_) add_rows<T>(ctx.space, d_shared, dx);
 
-  RouterFeedback<T> feedback{d_weight, d_mixed, Matrix<const T>(), saved.counts};
+  RouterFeedback<T> feedback{d_weight, router_->adds_output() ? d_mixed.from : Matrix<const T>(),
+                             Matrix<const T>(), saved.counts};
   if (config_.balance != 0) {
     const Matrix<T> d_probability =
         ctx.scratch->template matrix<T>(tokens, static_cast<std::size_t>(config_.experts));

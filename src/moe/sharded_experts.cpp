@@ -29,15 +29,20 @@ Vector<std::uint32_t> sequences_of_rows(const StepContext& ctx, const DispatchPl
 
 /// Rows of tokens in the order of the plan.
 template <class T>
-PickedRows<T> in_order(const DispatchPlan& plan, const Matrix<const T>& x) {
-  return {x, Vector<const int>(plan.token_of_row.data(), static_cast<std::size_t>(plan.rows()))};
+PickedRows<T> in_order(const DispatchPlan& plan, const Matrix<const T>& x,
+                       const Vector<const T>& factor = {}) {
+  PickedRows<T> rows(
+      x, Vector<const int>(plan.token_of_row.data(), static_cast<std::size_t>(plan.rows())));
+  rows.factor = factor;
+  return rows;
 }
 
 template <class T>
-Matrix<T> gathered(const StepContext& ctx, const DispatchPlan& plan, const Matrix<const T>& x) {
+Matrix<T> gathered(const StepContext& ctx, const DispatchPlan& plan, const Matrix<const T>& x,
+                   const Vector<const T>& factor = {}) {
   const Matrix<T> rows =
       ctx.scratch->template matrix<T>(static_cast<std::size_t>(plan.rows()), x.extent(1));
-  gather_rows<T>(ctx.space, plan, x, rows);
+  gather_rows<T>(ctx.space, plan, x, rows, factor);
   return rows;
 }
 
@@ -69,8 +74,7 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
     RowArithmetic how{ctx.layout_free, {}};
     if (ctx.layout_free && ctx.training) {
       saved.sequence_of_row = sequences_of_rows(ctx, plan);
-      how.segments =
-          segments_of_rows(space, *ctx.saved, plan.expert_of_row, saved.sequence_of_row);
+      how.segments = segments_of_rows(space, *ctx.saved, plan.expert_of_row, saved.sequence_of_row);
     }
     experts_.forward(space, *ctx.saved, *ctx.scratch, in_order(plan, x), plan.offsets_on_host(),
                      plan.expert_of_row, out, saved.experts, how);
@@ -129,15 +133,15 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
 
 template <class T>
 void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& plan,
-                                 const Saved& saved, const Matrix<const T>& d_out,
+                                 const Saved& saved, const PickedRows<T>& d_out,
                                  const Vector<const T>& row_weight, const Matrix<T>& d_rows,
                                  const Vector<T>& d_row_weight,
                                  const std::function<void()>& beside) const {
   const ExecutionSpace& space = ctx.space;
   if (!is_sharded(ctx)) {
     experts_.backward(space, *ctx.scratch, saved.experts, plan.offsets_on_host(),
-                      plan.expert_of_row, in_order(plan, d_out), row_weight, d_rows,
-                      d_row_weight);
+                      plan.expert_of_row, in_order(plan, d_out.from, d_out.factor), row_weight,
+                      d_rows, d_row_weight);
     if (beside) beside();
     return;
   }
@@ -145,9 +149,9 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   ExpertExchange& ranks = exchange(ctx);
   const ExchangePlan& way = saved.exchange;
   const auto arrived = static_cast<std::size_t>(way.rows_received());
-  const std::size_t rows = d_rows.extent(0), d = d_out.extent(1);
+  const std::size_t rows = d_rows.extent(0), d = d_out.columns();
   ArenaScope scope(*ctx.scratch);
-  const Matrix<T> sent = gathered(ctx, plan, d_out);
+  const Matrix<T> sent = gathered(ctx, plan, d_out.from, d_out.factor);
   const Matrix<T> gradients = ctx.scratch->template matrix<T>(arrived, d);
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
   const Vector<T> weights = ctx.scratch->template vector<T>(arrived);
@@ -160,10 +164,10 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   // What is sent is only read: the exchange has one type for both directions.
   RowTravel<T> there(space, ranks, way, sent, gradients, unsorted);
   RowTravel<T> there_too(space, ranks, way, column(row_weight, rows), column(weights, arrived),
-                      unsorted_numbers);
+                         unsorted_numbers);
   RowTravel<T> back(space, ranks, way, d_rows, results, unsorted);
   RowTravel<T> back_too(space, ranks, way, column(d_row_weight, rows), column(dots, arrived),
-                     unsorted_numbers);
+                        unsorted_numbers);
   const auto adds = experts_.begin_backward();
   const bool alone = way.chunks == 1;
   there_too.start(0, Way::to_experts, false);
@@ -177,8 +181,8 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
     there_too.finish(c, Way::to_experts);
     there.finish(c, Way::to_experts);
     experts_.backward_part(space, *ctx.scratch, {way.first_expert(c), way.first_expert(c + 1)},
-                           adds, saved.experts, way.expert_offsets, saved.expert_of_row,
-                           gradients, weights, results, dots);
+                           adds, saved.experts, way.expert_offsets, saved.expert_of_row, gradients,
+                           weights, results, dots);
     ranks.progress();
     back_too.start(c, Way::back, false);
     back.start(c, Way::back, alone);

@@ -139,8 +139,7 @@ template <class T>
 double ActivationMemory<T>::moe_backward(double tokens) const {
   const MoeConfig& moe = config_.model.moe;
   const double n = rows(tokens), token_rows = matrix(tokens, d_);
-  const double of_rows = matrix(n, d_ + 2) + (moe.output_gain ? token_rows : 0) +
-                         (moe.shared_experts > 0 ? token_rows : 0);
+  const double of_rows = matrix(n, d_ + 2) + (moe.shared_experts > 0 ? token_rows : 0);
   const double router =
       of_rows + matrix(tokens, routing_.slots + 2.0 * moe.experts) + routing_.scratch * tokens;
   if (!sharded()) return std::max(router, layer_.backward.at(tokens, n));

@@ -12,7 +12,8 @@ namespace kokomoe {
 template <class T>
 struct PickedRows {
   Matrix<const T> from;
-  Vector<const int> index;  ///< (rows); empty: all rows of `from` as they lie
+  Vector<const int> index;   ///< (rows); empty: all rows of `from` as they lie
+  Vector<const T> factor{};  ///< (columns) what multiplies each; empty: nothing
 
   PickedRows() = default;
   PickedRows(const Matrix<const T>& all) : from(all) {}  // NOLINT: a matrix is its own rows
@@ -22,18 +23,24 @@ struct PickedRows {
   std::size_t rows() const { return index.data() == nullptr ? from.extent(0) : index.extent(0); }
   std::size_t columns() const { return from.extent(1); }
 
+  /// Row r before the factor.
   KOKKOS_INLINE_FUNCTION const T* row(int r) const {
     return &from(index.data() == nullptr ? r : index(r), 0);
   }
 
   /// Rows [begin, end).
   PickedRows part(std::size_t begin, std::size_t end) const {
-    if (index.data() == nullptr) return {rows_of(from, begin, end)};
-    return {from, Vector<const int>(index.data() + begin, end - begin)};
+    PickedRows some = *this;
+    if (index.data() == nullptr)
+      some.from = rows_of(from, begin, end);
+    else
+      some.index = Vector<const int>(index.data() + begin, end - begin);
+    return some;
   }
 };
 
-/// The rows side by side: `from` itself when they lie so, else a copy from `arena`. T: float, double.
+/// The rows side by side, multiplied: `from` itself when they lie so, else a copy from `arena`. T:
+/// float, double.
 template <class T>
 Matrix<const T> side_by_side(const ExecutionSpace& space, Arena& arena, const PickedRows<T>& rows);
 

@@ -6,10 +6,11 @@
 
 namespace kokomoe {
 
-/// rows(r, :) = x(token of row r, :) for r < plan.rows(). x (T, d), rows (plan.rows(), d).
+/// rows(r, :) = x(token of row r, :) for r < plan.rows(), column c times factor(c) unless it is
+/// empty. x (T, d), rows (plan.rows(), d).
 template <class T>
 void gather_rows(const ExecutionSpace& space, const DispatchPlan& plan, const Matrix<const T>& x,
-                 const Matrix<T>& rows);
+                 const Matrix<T>& rows, const Vector<const T>& factor = {});
 
 /// y(t, :) = sum over t's slots, in slot order, of weight[slot] rows(row of slot, :); an empty
 /// weight counts as ones. A token without rows gets zero. No atomics: the order is fixed. Unless

@@ -35,11 +35,12 @@ struct RouterPlace {
 /// What backward knows about how well an assignment did.
 template <class T>
 struct RouterFeedback {
-  Vector<const T> d_weight;       ///< (N) dL/dweight[n] = <dL/dy, expert output>
-  Matrix<const T> d_output;       ///< (T, d) dL/d(sum of weighted expert outputs)
+  Vector<const T> d_weight;  ///< (N) dL/dweight[n] = <dL/dy, expert output>
+  /// (T, d) dL/d(sum of weighted expert outputs), for routers that add to it; empty for others.
+  Matrix<const T> d_output;
   /// (T, E) dL/dP of probability-based auxiliary losses (load balance); may be empty.
   Matrix<const T> d_probability;
-  Vector<const double> counts;    ///< (E) that the balance loss took, over its scope
+  Vector<const double> counts;  ///< (E) that the balance loss took, over its scope
 };
 
 /// Global facts of a finished update, for state that moves between steps.

@@ -33,15 +33,17 @@ class ShardedExperts {
     return !owned_.all() || (ctx.exchange != nullptr && ctx.exchange->sharded());
   }
 
-  /// `x` (T, d) the tokens' rows, which must stay until backward; `out` (plan.rows(), d) the experts'
-  /// outputs in the plan's order. `beside`, if any, is run once, while rows are on their way. With sharded experts
-  /// collective over ctx.exchange's group; throws Error when the context has no such exchange.
+  /// `x` (T, d) the tokens' rows, which must stay until backward; `out` (plan.rows(), d) the
+  /// experts' outputs in the plan's order. `beside`, if any, is run once, while rows are on their
+  /// way. With sharded experts collective over ctx.exchange's group; throws Error when the context
+  /// has no such exchange.
   void forward(const StepContext& ctx, const DispatchPlan& plan, const Matrix<const T>& x,
                const Matrix<T>& out, Saved& saved, const std::function<void()>& beside) const;
 
-  /// See Experts::backward; `d_out` (T, d) by token, all else by row, in the plan's order.
+  /// See Experts::backward; `d_out` (T, d) are all tokens in their order, all else by row, in the
+  /// plan's order.
   void backward(const StepContext& ctx, const DispatchPlan& plan, const Saved& saved,
-                const Matrix<const T>& d_out, const Vector<const T>& row_weight,
+                const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                 const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
                 const std::function<void()>& beside) const;
 
