@@ -11,6 +11,9 @@ set(kokomoe_compile_options -Wall -Wextra -Wshadow -Wno-missing-field-initialize
 set(kokomoe_link_options)
 if(KOKOMOE_WARNINGS_AS_ERRORS)
   list(APPEND kokomoe_compile_options -Werror)
+  if(CMAKE_CXX_COMPILER MATCHES "/nvcc_wrapper$")
+    list(APPEND kokomoe_compile_options -Werror=all-warnings) # nvcc's own
+  endif()
 endif()
 # These come from the optimizer, about inlined library code, and are mostly wrong in GCC 12 and 13.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -38,8 +38,9 @@ ExpertKernels parse_expert_kernels(const std::string& name) {
 
 std::string to_string(ExpertKernels kernels) {
   if (kernels == ExpertKernels::automatic) kernels = detail::fastest_kernels;
-  return kernels == ExpertKernels::blocks ? "blocks of rows, a core each"
-                                          : "one GEMM for each expert";
+  if (kernels == ExpertKernels::blocks) return "blocks of rows, a core each";
+  return KOKOMOE_TEAM_ROWS ? "a team for each tile, one kernel for all experts"
+                           : "one GEMM for each expert";
 }
 
 namespace {

@@ -37,16 +37,16 @@ void grouped_gemm(const ExecutionSpace& space, Transpose transpose_b, const Matr
   const bool turned = transpose_b == Transpose::yes;
   require_shape("grouped_gemm", "a group's part of b", rows_of(b, 0, block),
                 turned ? c.extent(1) : a.extent(1), turned ? a.extent(1) : c.extent(1));
-  if (KOKOMOE_TEAM_ROWS) {
+  if constexpr (KOKOMOE_TEAM_ROWS) {
     detail::grouped_gemm_teams<T>(space, transpose_b, a, b, beta, c, offsets);
-    return;
-  }
-  for (std::size_t g = 0; g < groups; ++g) {
-    const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
-    const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
-    if (begin == end) continue;
-    gemm<T>(space, Transpose::no, transpose_b, T(1), rows_of(a, begin, end),
-            rows_of(b, g * block, (g + 1) * block), beta, rows_of(c, begin, end));
+  } else {
+    for (std::size_t g = 0; g < groups; ++g) {
+      const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
+      const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
+      if (begin == end) continue;
+      gemm<T>(space, Transpose::no, transpose_b, T(1), rows_of(a, begin, end),
+              rows_of(b, g * block, (g + 1) * block), beta, rows_of(c, begin, end));
+    }
   }
 }
 
@@ -60,15 +60,15 @@ void grouped_gemm_transposed(const ExecutionSpace& space, const Matrix<const T>&
   const std::size_t block = c.extent(0) / groups;
   require_shape("grouped_gemm_transposed", "a group's part of c", rows_of(c, 0, block), a.extent(1),
                 b.extent(1));
-  if (KOKOMOE_TEAM_ROWS) {
+  if constexpr (KOKOMOE_TEAM_ROWS) {
     detail::grouped_gemm_transposed_teams<T>(space, a, b, beta, c, offsets);
-    return;
-  }
-  for (std::size_t g = 0; g < groups; ++g) {
-    const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
-    const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
-    gemm<T>(space, Transpose::yes, Transpose::no, T(1), rows_of(a, begin, end),
-            rows_of(b, begin, end), beta, rows_of(c, g * block, (g + 1) * block));
+  } else {
+    for (std::size_t g = 0; g < groups; ++g) {
+      const auto begin = static_cast<std::size_t>(offsets[g] - offsets[0]);
+      const auto end = static_cast<std::size_t>(offsets[g + 1] - offsets[0]);
+      gemm<T>(space, Transpose::yes, Transpose::no, T(1), rows_of(a, begin, end),
+              rows_of(b, begin, end), beta, rows_of(c, g * block, (g + 1) * block));
+    }
   }
 }
 

@@ -111,19 +111,19 @@ void add_bias_gradients(const ExecutionSpace& space, Arena& scratch, const RowAr
     return;
   }
   const Matrix<T> gradient = plain(store, to);
-  const std::size_t width = dy.extent(1);
-  if (KOKOMOE_TEAM_ROWS) {
-    detail::grouped_gemm_transposed_teams<T>(space,
-                                             Matrix<const T>(weight.data(), weight.extent(0), 1),
-                                             dy, to.accumulate ? T(1) : T(0), gradient, offsets);
-    return;
-  }
-  for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
-    const Span rows(offsets, g);
-    column_sum<T>(
-        space, scratch, rows_of(dy, rows.begin, rows.end), Matrix<const T>(),
-        rows.begin == rows.end ? Vector<const T>() : rows_of(weight, rows.begin, rows.end),
-        to.accumulate ? T(1) : T(0), Vector<T>(gradient.data() + g * width, width));
+  const T beta = to.accumulate ? T(1) : T(0);
+  if constexpr (KOKOMOE_TEAM_ROWS) {
+    const Matrix<const T> weights(weight.data(), weight.extent(0), 1);
+    detail::grouped_gemm_transposed_teams<T>(space, weights, dy, beta, gradient, offsets);
+  } else {
+    const std::size_t width = dy.extent(1);
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+      const Span rows(offsets, g);
+      column_sum<T>(
+          space, scratch, rows_of(dy, rows.begin, rows.end), Matrix<const T>(),
+          rows.begin == rows.end ? Vector<const T>() : rows_of(weight, rows.begin, rows.end), beta,
+          Vector<T>(gradient.data() + g * width, width));
+    }
   }
 }
 

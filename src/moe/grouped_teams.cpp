@@ -96,7 +96,8 @@ KOKKOS_INLINE_FUNCTION void load(const Member& team, const Elements<T>& x, int r
 /// sums of its own in registers.
 template <class T, int rounds>
 void multiply(const ExecutionSpace& space, const Products<T>& p) {
-  using Policy = Kokkos::TeamPolicy<ExecutionSpace, Kokkos::LaunchBounds<lanes, 1>>;
+  using Policy = Kokkos::TeamPolicy<ExecutionSpace, Kokkos::LaunchBounds<lanes, 1>, InArguments>;
+  static_assert(sizeof(Products<T>) < 3584, "launches take 4 KiB of arguments");
   using Member = typename Policy::member_type;
   constexpr int threads = lanes / rounds;
   const int tiles = p.tile[p.groups] * p.column_tiles;

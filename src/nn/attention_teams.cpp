@@ -15,7 +15,7 @@ namespace {
 constexpr int query_block = 32;
 constexpr int key_block = 64;
 
-using Policy = Kokkos::TeamPolicy<ExecutionSpace>;
+using Policy = Kokkos::TeamPolicy<ExecutionSpace, InArguments>;
 using Member = Policy::member_type;
 
 template <class T>

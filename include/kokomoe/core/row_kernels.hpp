@@ -32,10 +32,15 @@ inline Kokkos::AUTO_t team_size(const ExecutionSpace&) {
 }
 #endif
 
+/// Makes what a kernel captures arguments of its launch, up to 4 KiB. Kokkos passes more than 512
+/// bytes through a buffer of the device otherwise, and the host waits there until the kernel before
+/// that used the buffer is done.
+using InArguments = Kokkos::Experimental::WorkItemProperty::HintLightWeight_t;
+
 #if KOKOMOE_TEAM_ROWS
 class Row {
  public:
-  using Policy = Kokkos::TeamPolicy<ExecutionSpace>;
+  using Policy = Kokkos::TeamPolicy<ExecutionSpace, InArguments>;
   using Member = Policy::member_type;
   KOKKOS_FUNCTION explicit Row(const Member& member) : member_(member) {}
   KOKKOS_FUNCTION int index() const { return static_cast<int>(member_.league_rank()); }

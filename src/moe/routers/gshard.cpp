@@ -3,6 +3,7 @@
 #include "kokomoe/moe/routers/gshard.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/detail/logit_row.hpp"
 
 namespace kokomoe {
@@ -48,7 +49,8 @@ Routing<T> GShardRouter<T>::route_logits(const StepContext& ctx, const Matrix<co
   const PhiloxStream stream = this->stream(ctx, Purpose::second_choice);
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::gshard"),
-      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, tokens), KOKKOS_LAMBDA(const int t) {
+      Kokkos::RangePolicy<ExecutionSpace, InArguments>(ctx.space, 0, tokens),
+      KOKKOS_LAMBDA(const int t) {
         const detail::LogitRow<T> row(&z(t, 0), experts);
         for (int r = 0; r < 2; ++r)
           expert(2 * t + r) = replaying
