@@ -201,6 +201,12 @@ function(kokomoe_check_tests)
     "${PROJECT_SOURCE_DIR}/tests/checks/header_check.py" "${PROJECT_SOURCE_DIR}"
     "${PROJECT_BINARY_DIR}")
   kokomoe_set_test(header_check LABELS check)
+
+  if(Kokkos_ENABLE_CUDA AND TARGET kokomoe_moe)
+    add_test(NAME launch_arguments COMMAND bash
+      "${PROJECT_SOURCE_DIR}/tests/checks/launch_arguments.sh" "${PROJECT_BINARY_DIR}")
+    kokomoe_set_test(launch_arguments LABELS check)
+  endif()
 endfunction()
 
 function(kokomoe_install_tests)

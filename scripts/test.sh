@@ -4,7 +4,8 @@
 
 # Builds and runs every test; --all adds those labelled slow. More arguments go to ctest.
 # The routing of given logits must be equal bit by bit in all builds, so the tests of component moe
-# run in the serial and threads builds too.
+# run in the serial and threads builds too. Where nvcc is on PATH, library, program and one test
+# program are built for CUDA as well; that needs no GPU, and runs none.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$kokomoe_root"
@@ -34,6 +35,17 @@ for backend in serial threads; do
   cmake --build "build/$backend" --parallel "$kokomoe_jobs" --target test_moe >&2
   ctest --test-dir "build/$backend" --output-on-failure --no-tests=error -R '^moe$'
 done
+
+stage "build with CUDA"
+if command -v nvcc >/dev/null; then
+  note "$(scripts/build_deps.sh cuda | tail -n 1)"
+  cmake --preset cuda -DKOKOMOE_DEPS_CACHE=ONLY >&2
+  cmake --build build/cuda --parallel "$kokomoe_jobs" --target kokomoe test_moe >&2
+  ctest --test-dir build/cuda --output-on-failure --no-tests=error -R '^launch_arguments$'
+  note "built for sm_90, not run"
+else
+  note "LEFT OUT: no nvcc on PATH; everything else was built and tested"
+fi
 
 stage "test openmp"
 ctest --test-dir build/openmp --output-on-failure --no-tests=error --parallel "$kokomoe_jobs" \

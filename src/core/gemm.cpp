@@ -59,6 +59,18 @@ std::string gemm_library() {
 #else
   return "Kokkos Kernels' own GEMM (slower: built without cuBLAS)";
 #endif
+#elif defined(KOKKOS_ENABLE_HIP)
+#if defined(KOKKOSKERNELS_ENABLE_TPL_ROCBLAS)
+  return "rocBLAS through Kokkos Kernels";
+#else
+  return "Kokkos Kernels' own GEMM (slower: built without rocBLAS)";
+#endif
+#elif defined(KOKKOS_ENABLE_SYCL)
+#if defined(KOKKOSKERNELS_ENABLE_TPL_MKL)
+  return "oneMKL through Kokkos Kernels";
+#else
+  return "Kokkos Kernels' own GEMM (slower: built without oneMKL)";
+#endif
 #elif defined(KOKKOSKERNELS_ENABLE_TPL_BLAS)
   if (openblas_get_config != nullptr)
     return std::string("BLAS through Kokkos Kernels: ") + openblas_get_config() +
