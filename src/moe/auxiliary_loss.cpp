@@ -57,9 +57,8 @@ void gather_statistics(const StepContext& ctx, const Vector<const int>& counts,
     fail_shape("gather_statistics", "statistics", 1, statistics.extent(0), 1,
                static_cast<std::size_t>(LoadStatistics::width(experts)));
   ArenaScope scope(*ctx.scratch);
-  const Vector<const double> sums = probable
-                                        ? sums_over_tokens<T>(ctx, probability, probability_bits)
-                                        : Vector<const double>();
+  const Vector<const double> sums =
+      probable ? sums_over_tokens<T>(ctx, probability, probability_bits) : Vector<const double>();
   Vector<const double> total;
   if (squares) {
     const Matrix<T> square = ctx.scratch->template matrix<T>(static_cast<std::size_t>(tokens), 1);
@@ -84,9 +83,8 @@ void gather_statistics(const StepContext& ctx, const Vector<const int>& counts,
 }
 
 template <class T>
-void balance_gradient(const ExecutionSpace& space, double alpha,
-                      const Vector<const double>& counts, double tokens,
-                      const Matrix<T>& d_probability) {
+void balance_gradient(const ExecutionSpace& space, double alpha, const Vector<const double>& counts,
+                      double tokens, const Matrix<T>& d_probability) {
   const int experts = static_cast<int>(counts.extent(0));
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::auxiliary::balance_gradient"),
@@ -95,8 +93,7 @@ void balance_gradient(const ExecutionSpace& space, double alpha,
         double sum = 0;
         for (int e = 0; e < experts; ++e) sum += counts(e);
         const double scale = sum > 0 ? alpha * experts / (sum * tokens) : 0;
-        for (int e = 0; e < experts; ++e)
-          d_probability(t, e) = static_cast<T>(scale * counts(e));
+        for (int e = 0; e < experts; ++e) d_probability(t, e) = static_cast<T>(scale * counts(e));
       });
 }
 
@@ -111,8 +108,7 @@ void for_each_counted(const ExecutionSpace& space, const Routing<T>& routing, co
   const bool all = counted.extent(0) == 0;
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::auxiliary::count"),
-      Kokkos::RangePolicy<ExecutionSpace>(space, 0, expert.extent(0)),
-      KOKKOS_LAMBDA(const int n) {
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, expert.extent(0)), KOKKOS_LAMBDA(const int n) {
         const int e = expert(n);
         if (e >= 0 && e < experts && (all || counted(n) != 0)) count(token(n), e);
       });
@@ -163,9 +159,8 @@ Vector<int> count_assignments(const ExecutionSpace& space, Arena& arena,
 
 template <class T>
 Matrix<int> count_by_sequence(const StepContext& ctx, const Routing<T>& routing) {
-  const Matrix<int> counts =
-      ctx.saved->matrix<int>(static_cast<std::size_t>(ctx.tokens.sequences),
-                             static_cast<std::size_t>(routing.experts));
+  const Matrix<int> counts = ctx.saved->matrix<int>(static_cast<std::size_t>(ctx.tokens.sequences),
+                                                    static_cast<std::size_t>(routing.experts));
   set_zero(ctx.space, counts);
   for_each_counted(ctx.space, routing, CountInSequence{counts, sequence_of_token(ctx)});
   return counts;
@@ -177,8 +172,7 @@ void add_sequence_balance(const StepContext& ctx, double alpha, const Matrix<con
   const int experts = static_cast<int>(counts.extent(1));
   const int count = ctx.tokens.sequences;
   const Vector<const int> offsets = ctx.tokens.sequence_offsets;
-  const Vector<double> by_sequence =
-      ctx.saved->vector<double>(static_cast<std::size_t>(count));
+  const Vector<double> by_sequence = ctx.saved->vector<double>(static_cast<std::size_t>(count));
   const bool exactly = ctx.layout_free;
   // The term of a token is at most alpha E; a thousand leaves room for the weight alpha.
   const exact_sum::Grid grid(10, ctx.update_tokens);
@@ -251,8 +245,7 @@ void z_loss_gradient(const ExecutionSpace& space, double c, const Matrix<const T
       Kokkos::RangePolicy<ExecutionSpace>(space, 0, d_z.extent(0)), KOKKOS_LAMBDA(const int t) {
         T maximum;
         const T lse = log_sum_exp(&z(t, 0), experts, maximum);
-        for (int e = 0; e < experts; ++e)
-          d_z(t, e) = scale * lse * Kokkos::exp(z(t, e) - lse);
+        for (int e = 0; e < experts; ++e) d_z(t, e) = scale * lse * Kokkos::exp(z(t, e) - lse);
         for (int e = experts; e < columns; ++e) d_z(t, e) = T(0);
       });
 }
@@ -290,19 +283,19 @@ void load_metrics(std::span<const double> statistics, int experts, double tokens
   metrics.router_loss = statistics[2 * e_count + 1] / tokens;
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                   \
-  template Vector<int> count_assignments<T>(const ExecutionSpace&, Arena&, const Routing<T>&);   \
-  template Matrix<int> count_by_sequence<T>(const StepContext&, const Routing<T>&);              \
-  template void add_sequence_balance<T>(const StepContext&, double, const Matrix<const int>&,    \
-                                        const Matrix<const T>&, const Vector<double>&);          \
-  template void sequence_balance_gradient<T>(const StepContext&, double,                         \
-                                             const Matrix<const int>&, const Matrix<T>&);        \
-  template void gather_statistics<T>(const StepContext&, const Vector<const int>&,               \
-                                     const Matrix<const T>&, const Matrix<const T>&, bool,       \
-                                     const Vector<double>&);                                     \
-  template void balance_gradient<T>(const ExecutionSpace&, double, const Vector<const double>&,  \
-                                    double, const Matrix<T>&);                                   \
-  template void z_loss_gradient<T>(const ExecutionSpace&, double, const Matrix<const T>&, int,   \
+#define KOKOMOE_INSTANTIATE(T)                                                                     \
+  template Vector<int> count_assignments<T>(const ExecutionSpace&, Arena&, const Routing<T>&);     \
+  template Matrix<int> count_by_sequence<T>(const StepContext&, const Routing<T>&);                \
+  template void add_sequence_balance<T>(const StepContext&, double, const Matrix<const int>&,      \
+                                        const Matrix<const T>&, const Vector<double>&);            \
+  template void sequence_balance_gradient<T>(const StepContext&, double, const Matrix<const int>&, \
+                                             const Matrix<T>&);                                    \
+  template void gather_statistics<T>(const StepContext&, const Vector<const int>&,                 \
+                                     const Matrix<const T>&, const Matrix<const T>&, bool,         \
+                                     const Vector<double>&);                                       \
+  template void balance_gradient<T>(const ExecutionSpace&, double, const Vector<const double>&,    \
+                                    double, const Matrix<T>&);                                     \
+  template void z_loss_gradient<T>(const ExecutionSpace&, double, const Matrix<const T>&, int,     \
                                    double, const Matrix<T>&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

@@ -9,20 +9,15 @@ namespace kokomoe {
 
 template <class T>
 void gather_rows(const ExecutionSpace& space, const DispatchPlan& plan, const Matrix<const T>& x,
-                 const Matrix<T>& rows, const Vector<const T>& factor) {
+                 const Matrix<T>& rows) {
   const int columns = static_cast<int>(x.extent(1));
   require_shape("gather_rows", "rows", rows, static_cast<std::size_t>(plan.rows()), x.extent(1));
   const Vector<const int> token_of_row = plan.token_of_row;
-  const bool multiplied = factor.extent(0) != 0;
   for_each_row(
       KOKOMOE_LABEL("moe::dispatch::gather"), space, plan.rows(), KOKKOS_LAMBDA(const Row& row) {
         const T* const from = &x(token_of_row(row.index()), 0);
         T* const to = &rows(row.index(), 0);
-        const T* const by = factor.data();
-        if (multiplied)
-          row.each(columns, [&](const int j) { to[j] = by[j] * from[j]; });
-        else
-          row.each(columns, [&](const int j) { to[j] = from[j]; });
+        row.each(columns, [&](const int j) { to[j] = from[j]; });
       });
 }
 
@@ -35,7 +30,10 @@ void combine_rows(const ExecutionSpace& space, const DispatchPlan& plan,
   require_shape("combine_rows", "y", y, static_cast<std::size_t>(plan.tokens), y.extent(1));
   const int k = plan.slots_per_token;
   const bool weighted = weight.extent(0) != 0, gained = gain.extent(0) != 0;
-  if (gained) require_shape("combine_rows", "scaled", scaled, y.extent(0), gain.extent(0));
+  const bool apart = scaled.extent(0) != 0;
+  if (gained && gain.extent(0) != y.extent(1))
+    fail_shape("combine_rows", "gain", 1, gain.extent(0), 1, y.extent(1));
+  if (apart) require_shape("combine_rows", "scaled", scaled, y.extent(0), y.extent(1));
   const Vector<const int> row_of_slot = plan.row_of_slot, token_offsets = plan.token_offsets,
                           token_slots = plan.token_slots;
   for_each_row(
@@ -59,7 +57,7 @@ void combine_rows(const ExecutionSpace& space, const DispatchPlan& plan,
         }
         if (first) row.each(columns, [&](const int j) { to[j] = T(0); });
         if (!gained) return;
-        T* const also = &scaled(t, 0);
+        T* const also = apart ? &scaled(t, 0) : to;
         const T* const factor = gain.data();
         row.each(columns, [&](const int j) { also[j] = factor[j] * to[j]; });
       });
@@ -89,7 +87,7 @@ void rows_to_slots(const ExecutionSpace& space, const DispatchPlan& plan,
 
 #define KOKOMOE_INSTANTIATE(T)                                                                     \
   template void gather_rows<T>(const ExecutionSpace&, const DispatchPlan&, const Matrix<const T>&, \
-                               const Matrix<T>&, const Vector<const T>&);                          \
+                               const Matrix<T>&);                                                  \
   template void combine_rows<T>(const ExecutionSpace&, const DispatchPlan&,                        \
                                 const Matrix<const T>&, const Vector<const T>&, const Matrix<T>&,  \
                                 const Vector<const T>&, const Matrix<T>&);                         \

@@ -7,6 +7,8 @@
 #include "core/simd_tile.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <cstring>
 
 namespace kokomoe::detail {
@@ -193,14 +195,23 @@ class BlockProducts {
     Matrix<const T> hidden;
     Vector<const T> row_weight;
     Matrix<T> d_rows;
-    Vector<T> d_row_weight;
+    Vector<T> d_row_weight, d_factor;
     ExpertTensors<T> gradients;
     ExpertAdds adds;
     // Scratch.
-    T* d_out_t;   ///< of a block: (d, padded rows)
-    T* x;         ///< of a block: panels of columns, each (rows, panel)
-    T* d_hidden;  ///< of a block: (width, padded rows)
-    T* dots;      ///< (chunks + 1, padded rows): parts of <d_out, E(x)>
+    T* d_out_t = nullptr;        ///< of a block: (d, padded rows), times factor_of_rows
+    T* x = nullptr;              ///< of a block: panels of columns, each (rows, panel)
+    T* d_hidden = nullptr;       ///< of a block: (width, padded rows)
+    T* dots = nullptr;           ///< (chunks + 1, padded rows): parts of <d_out, E(x)>
+    T* factors = nullptr;        ///< (experts chunks, d): parts of d_factor
+    T* rows_factors = nullptr;   ///< (d) factor_of_rows
+    bool w2_takes_some = false;  ///< w2_takes_factor of any channel
+
+    T factor(int c) const { return d_out.factor.extent(0) == 0 ? T(1) : d_out.factor(c); }
+    /// What of the factor goes into d_out_t: all, unless so little that the sums before the factor
+    /// could not be told from those after it. Then W2 takes it.
+    T factor_of_rows(int c) const { return std::abs(factor(c)) < T(1e-6) ? T(1) : factor(c); }
+    bool w2_takes_factor(int c) const { return factor(c) != factor_of_rows(c); }
   };
 
   void backward(const ExecutionSpace& space, Arena& scratch, Backward v) const {
@@ -215,10 +226,18 @@ class BlockProducts {
     v.x = take(static_cast<std::size_t>(panels() * Simd<T>::panel));
     v.d_hidden = take(static_cast<std::size_t>(s_.width));
     v.dots = take(static_cast<std::size_t>(chunks) + 1);
+    const bool sums_factor = v.d_factor.extent(0) != 0;
+    const auto units = static_cast<std::size_t>(experts() * chunks);
+    v.factors = scratch.vector<T>(sums_factor ? units * static_cast<std::size_t>(s_.d) : 0).data();
+    v.rows_factors = scratch.vector<T>(static_cast<std::size_t>(s_.d)).data();
+    for (int c = 0; c < s_.d; ++c) {
+      v.rows_factors[c] = v.factor_of_rows(c);
+      v.w2_takes_some = v.w2_takes_some || v.w2_takes_factor(c);
+    }
     const auto self = *this;
     for_each_unit<T>(KOKOMOE_LABEL("moe::experts::backward_rows"), space, scratch, blocks_.size(),
                      0, [=](const int unit, T*) { self.turn_rows(v, self.blocks_.all(unit)); });
-    const std::size_t memory = static_cast<std::size_t>(s_.d) * chunk_width +
+    const std::size_t memory = std::size_t(2) * static_cast<std::size_t>(s_.d) * chunk_width +
                                std::size_t(2) * most_rows * chunk_width + 2 * most_rows;
     for_each_unit<T>(KOKOMOE_LABEL("moe::experts::backward_weights"), space, scratch,
                      experts() * chunks, memory, [=](const int unit, T* const mine) {
@@ -228,6 +247,16 @@ class BlockProducts {
                      static_cast<std::size_t>(s_.d) * most_rows + packed_size(packed_rows),
                      [=](const int unit, T* const mine) {
                        self.backward_inputs(v, self.blocks_.all(unit), mine);
+                     });
+    if (!sums_factor) return;
+    // In the order of experts and channels, so that parts of the experts give the same bits.
+    const int d = s_.d;
+    for_each_unit<T>(KOKOMOE_LABEL("moe::experts::factor_gradient"), space, scratch,
+                     (d + chunk_width - 1) / chunk_width, 0, [=](const int unit, T*) {
+                       const int end = std::min((unit + 1) * chunk_width, d);
+                       const T* from = v.factors;
+                       for (std::size_t u = 0; u < units; ++u, from += d)
+                         for (int c = unit * chunk_width; c < end; ++c) v.d_factor(c) += from[c];
                      });
   }
 
@@ -342,7 +371,7 @@ class BlockProducts {
         m, d, [&](int i) { return v.d_out.row(block.row + i); }, turned, padded);
     if (v.d_out.factor.extent(0) != 0)
       for (int c = 0; c < d; ++c) {
-        const T factor = v.d_out.factor(c);
+        const T factor = v.factor_of_rows(c);
 #pragma omp simd
         for (int t = 0; t < padded; ++t) turned[c * padded + t] *= factor;
       }
@@ -359,8 +388,10 @@ class BlockProducts {
     for (int t = 0; t < padded; ++t) dot[t] = T(0);
     if (v.d_row_weight.extent(0) == 0 || p_.b2.extent(0) == 0) return;
     const T* const b2 = &p_.b2(block.expert, 0);
-    for (int c = 0; c < d; ++c)
-      for (int t = 0; t < m; ++t) dot[t] += b2[c] * turned[c * padded + t];
+    for (int c = 0; c < d; ++c) {
+      const T bias = v.w2_takes_factor(c) ? v.factor(c) * b2[c] : b2[c];
+      for (int t = 0; t < m; ++t) dot[t] += bias * turned[c * padded + t];
+    }
   }
 
   /// Hidden channels [begin, begin + n) of an expert, over all its rows: dW1, db1, dW2 of them, and
@@ -369,15 +400,24 @@ class BlockProducts {
     const int d = s_.d, h = s_.h, begin = chunk * chunk_width, n = std::min(chunk_width, h - begin);
     const int first = blocks_.first_of_expert(expert), end = blocks_.first_of_expert(expert + 1);
     if (first == end) {
+      sums_factor_of(v, expert, chunk);
       clear(v, expert, begin, n);
       return;
     }
-    T* const w2_chunk = memory;                      // (d, chunk_width)
-    T* const active_t = w2_chunk + d * chunk_width;  // (chunk_width, padded)
+    T* const w2_chunk = memory;                     // (d, chunk_width)
+    T* const sums_w2 = w2_chunk + d * chunk_width;  // (d, chunk_width)
+    T* const active_t = sums_w2 + d * chunk_width;  // (chunk_width, padded)
     T* const active = active_t + most_rows * chunk_width;
     T* const weight = active + most_rows * chunk_width;
     T* const no_dot = weight + most_rows;
     pack_columns(w2(expert) + begin, d, h, n, w2_chunk);
+    for (int c = 0; v.w2_takes_some && c < d; ++c)
+      if (v.w2_takes_factor(c))
+        for (int j = 0; j < n; ++j) w2_chunk[c * chunk_width + j] *= v.factor(c);
+    T* const dw2 = v.gradients.w2.data() + offset(expert, d, h) + begin;
+    T* const factors = sums_factor_of(v, expert, chunk);
+    // Rows of dW2 are far apart: the sums of several blocks stay together until they are whole.
+    const bool direct = v.d_out.factor.extent(0) == 0 && end - first == 1;
     for (int b = first; b < end; ++b) {
       const Block& block = blocks_.all(b);
       const int m = block.rows, padded = Simd<T>::padded(m);
@@ -386,7 +426,7 @@ class BlockProducts {
       T* const d_up = s_.gated() ? d_hidden + h * padded : nullptr;
       for (int t = 0; t < m; ++t)
         weight[t] = v.row_weight.extent(0) == 0 ? T(1) : v.row_weight(block.row + t);
-      if (chunk == 0) add_output_bias(v, expert, block, weight, b > first);
+      if (chunk == 0) add_output_bias(v, expert, block, weight, b > first, factors);
       multiply_block<T>(n, padded, d, {w2_chunk, 1, chunk_width}, d_out, padded, Into::set,
                         d_hidden, padded);
       const T* const z = v.hidden.data() + static_cast<std::size_t>(block.row) * s_.width +
@@ -406,14 +446,103 @@ class BlockProducts {
       }
       transpose_rows<T>(
           n, m, [&](int j) { return active_t + j * padded; }, active, chunk_width);
-      multiply_block<T>(d, n, m, {d_out, padded, 1}, active, chunk_width,
-                        into(v.adds.w2, b, first, end),
-                        v.gradients.w2.data() + offset(expert, d, h) + begin, h);
+      if (direct)
+        multiply_block<T>(d, n, m, {d_out, padded, 1}, active, chunk_width,
+                          into(v.adds.w2, b, first, end), dw2, h);
+      else
+        add_second_weights(v, {n, m, padded, b == first, b + 1 == end}, d_out, active, w2_chunk,
+                           sums_w2, w2(expert) + begin, dw2, factors);
       const Into w1_into = into(v.adds.w1, b, first, end);
       add_first_weights(v, block, begin, n, d_hidden, w1_into);
       if (s_.gated()) add_first_weights(v, block, h + begin, n, d_up, w1_into);
     }
     Simd<T>::end_streams();
+  }
+
+  /// This unit's part of d_factor, zeros at first; null when nobody wants it.
+  T* sums_factor_of(const Backward& v, int expert, int chunk) const {
+    if (v.d_factor.extent(0) == 0) return nullptr;
+    T* const factors = v.factors + offset(expert * chunks() + chunk, 1, s_.d);
+    std::fill_n(factors, s_.d, T(0));
+    return factors;
+  }
+
+  /// A block's part of dW2 of n channels.
+  struct SecondProduct {
+    int n, m, padded;
+    bool first, last;  ///< of the expert's blocks
+
+    /// Rows of dW2 that follow row c. One block alone needs no more memory than those.
+    T* sums_of(T* sums, int c) const { return first && last ? sums : sums + c * chunk_width; }
+  };
+
+  /// Sums the block's part; with the last one dW2 = or += the sums, and factors += the sums before
+  /// the factor by W2, row by row. `w2_chunk`, `sums`: chunk_width apart; `w2`, `dw2`: as they lie.
+  void add_second_weights(const Backward& v, const SecondProduct& p, const T* d_out,
+                          const T* active, const T* w2_chunk, T* sums, const T* w2, T* dw2,
+                          T* factors) const {
+    using S = Simd<T>;
+    // Few lines at a time: written in longer runs they fill the buffers of a core, which then
+    // waits.
+    constexpr int wide = 2 * S::lanes;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(dw2) % S::bytes == 0 &&
+                         static_cast<std::size_t>(s_.h) * sizeof(T) % S::bytes == 0;
+    const bool streams = p.last && aligned && !v.adds.w2 && !v.w2_takes_some && p.n % S::lanes == 0;
+    for (int c = 0; c < s_.d; c += S::lanes) {
+      const int rows = std::min(S::lanes, s_.d - c);
+      const bool streamed = streams && rows == S::lanes;
+      T* const sum = p.sums_of(sums, c);
+      typename S::Vector dots[S::lanes] = {};
+      for (int r = 0; r < rows; r += S::tile_rows)
+        for (int j = 0; j < p.n; j += wide) {
+          const int height = std::min(S::tile_rows, rows - r), width = std::min(wide, p.n - j);
+          T* const tile = sum + r * chunk_width + j;
+          multiply_block<T>(height, width, p.m, {d_out + (c + r) * p.padded, p.padded, 1},
+                            active + j, chunk_width, p.first ? Into::set : Into::add, tile,
+                            chunk_width);
+          if (streamed)
+            stream_tile(height, width, tile, w2_chunk + (c + r) * chunk_width + j,
+                        dw2 + offset(c + r, 1, s_.h) + j, dots + r);
+        }
+      if (!p.last) continue;
+      if (!streamed) {
+        write_second_weights(v, c, rows, p.n, sum, w2_chunk, w2, dw2, factors);
+      } else if (factors != nullptr) {
+        simd_tile::transpose_square<T>(dots);
+        for (int r = 1; r < S::lanes; ++r) dots[0] += dots[r];
+        S::store(factors + c, S::load(factors + c) + dots[0] / S::load(v.rows_factors + c));
+      }
+    }
+  }
+
+  /// Rows of sums to dW2, and their products with rows of W2, lane by lane.
+  void stream_tile(int rows, int columns, const T* sums, const T* w2_chunk, T* dw2,
+                   typename Simd<T>::Vector* dots) const {
+    using S = Simd<T>;
+    for (int r = 0; r < rows; ++r, sums += chunk_width, w2_chunk += chunk_width, dw2 += s_.h)
+      for (int j = 0; j < columns; j += S::lanes) {
+        const typename S::Vector x = S::load(sums + j);
+        dots[r] += S::load(w2_chunk + j) * x;
+        S::stream(dw2 + j, x);
+      }
+  }
+
+  /// The same for rows [first, first + rows) of any shape.
+  void write_second_weights(const Backward& v, int first, int rows, int n, const T* sum,
+                            const T* w2_chunk, const T* w2, T* dw2, T* factors) const {
+    for (int c = first; c < first + rows; ++c, sum += chunk_width) {
+      T* const to = dw2 + offset(c, 1, s_.h);
+      const bool by_w2 = v.w2_takes_factor(c);
+      if (factors != nullptr) {
+        const T* const w = by_w2 ? w2 + offset(c, 1, s_.h) : w2_chunk + c * chunk_width;
+        T dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int j = 0; j < n; ++j) dot += w[j] * sum[j];
+        factors[c] += dot / v.factor_of_rows(c);
+      }
+      const T factor = by_w2 ? v.factor(c) : T(1);
+      for (int j = 0; j < n; ++j) to[j] = v.adds.w2 ? to[j] + factor * sum[j] : factor * sum[j];
+    }
   }
 
   /// How block b of an expert's [first, end) writes a weight's gradient.
@@ -444,7 +573,7 @@ class BlockProducts {
   }
 
   void add_output_bias(const Backward& v, int expert, const Block& block, const T* weight,
-                       bool later) const {
+                       bool later, T* factors) const {
     if (v.gradients.b2.extent(0) == 0) return;
     const int m = block.rows, padded = Simd<T>::padded(m);
     const T* const d_out = v.d_out_t + at(block, s_.d);
@@ -452,6 +581,8 @@ class BlockProducts {
       T sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int t = 0; t < m; ++t) sum += weight[t] * d_out[c * padded + t];
+      if (factors != nullptr) factors[c] += p_.b2(expert, c) * sum / v.factor_of_rows(c);
+      if (v.w2_takes_factor(c)) sum *= v.factor(c);
       T& to = v.gradients.b2(expert, c);
       to = v.adds.b2 || later ? to + sum : sum;
     }
@@ -551,25 +682,26 @@ void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation act
                      const PickedRows<T>& rows, const Matrix<const T>& hidden,
                      const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                      const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
-                     const ExpertTensors<T>& gradients, const ExpertAdds& adds) {
+                     const Vector<T>& d_factor, const ExpertTensors<T>& gradients,
+                     const ExpertAdds& adds) {
   ArenaScope scope(scratch);
   with_products<T>(activation, shape_of(activation, rows, parameters.w2), parameters,
                    cut<T>(scratch, offsets), [&](const auto& products) {
                      products.backward(space, scratch,
                                        {rows, d_out, hidden, row_weight, d_rows, d_row_weight,
-                                        gradients, adds, nullptr, nullptr, nullptr, nullptr});
+                                        d_factor, gradients, adds});
                    });
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                     \
-  template void forward_blocks<T>(const ExecutionSpace&, Arena&, Activation,                       \
-                                  const ExpertTensors<const T>&, std::span<const int>,             \
-                                  const PickedRows<T>&, const Matrix<T>&, const Matrix<T>&);       \
-  template void backward_blocks<T>(const ExecutionSpace&, Arena&, Activation,                      \
-                                   const ExpertTensors<const T>&, std::span<const int>,            \
-                                   const PickedRows<T>&, const Matrix<const T>&,                   \
-                                   const PickedRows<T>&, const Vector<const T>&, const Matrix<T>&, \
-                                   const Vector<T>&, const ExpertTensors<T>&, const ExpertAdds&);
+#define KOKOMOE_INSTANTIATE(T)                                                                  \
+  template void forward_blocks<T>(const ExecutionSpace&, Arena&, Activation,                    \
+                                  const ExpertTensors<const T>&, std::span<const int>,          \
+                                  const PickedRows<T>&, const Matrix<T>&, const Matrix<T>&);    \
+  template void backward_blocks<T>(                                                             \
+      const ExecutionSpace&, Arena&, Activation, const ExpertTensors<const T>&,                 \
+      std::span<const int>, const PickedRows<T>&, const Matrix<const T>&, const PickedRows<T>&, \
+      const Vector<const T>&, const Matrix<T>&, const Vector<T>&, const Vector<T>&,             \
+      const ExpertTensors<T>&, const ExpertAdds&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

@@ -52,6 +52,7 @@ void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation act
                      const PickedRows<T>& rows, const Matrix<const T>& hidden,
                      const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                      const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
-                     const ExpertTensors<T>& gradients, const ExpertAdds& adds);
+                     const Vector<T>& d_factor, const ExpertTensors<T>& gradients,
+                     const ExpertAdds& adds);
 
 }  // namespace kokomoe::detail

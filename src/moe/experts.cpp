@@ -20,9 +20,12 @@ Activation parse_activation(const std::string& name) {
 
 std::string to_string(Activation activation) {
   switch (activation) {
-    case Activation::relu: return "relu";
-    case Activation::gelu: return "gelu";
-    default: return "swiglu";
+    case Activation::relu:
+      return "relu";
+    case Activation::gelu:
+      return "gelu";
+    default:
+      return "swiglu";
   }
 }
 
@@ -41,6 +44,19 @@ std::string to_string(ExpertKernels kernels) {
   if (kernels == ExpertKernels::blocks) return "blocks of rows, a core each";
   return KOKOMOE_TEAM_ROWS ? "a team for each tile, one kernel for all experts"
                            : "one GEMM for each expert";
+}
+
+namespace {
+
+bool by_blocks(ExpertKernels kernels, bool layout_free) {
+  if (kernels == ExpertKernels::automatic) kernels = detail::fastest_kernels;
+  return KOKOMOE_EXPERT_BLOCKS && !layout_free && kernels == ExpertKernels::blocks;
+}
+
+}  // namespace
+
+bool sums_factor(ExpertKernels kernels, bool layout_free) {
+  return by_blocks(kernels, layout_free);
 }
 
 namespace {
@@ -117,8 +133,8 @@ template <class Act, bool biased, class T>
 void backward_rows(const ExecutionSpace& space, const BackwardRows<T>& v) {
   const int h = static_cast<int>(v.active.extent(1));
   for_each_row(
-      KOKOMOE_LABEL("moe::experts::activate_backward"), space,
-      static_cast<int>(v.active.extent(0)), KOKKOS_LAMBDA(const Row& row) {
+      KOKOMOE_LABEL("moe::experts::activate_backward"), space, static_cast<int>(v.active.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
         const int r = row.index();
         const T* const x = &v.hidden(r, 0);
         const T* const b = v.bias.at(r);
@@ -142,8 +158,8 @@ template <bool biased, class T>
 void backward_rows_swiglu(const ExecutionSpace& space, const BackwardRows<T>& v) {
   const int h = static_cast<int>(v.active.extent(1));
   for_each_row(
-      KOKOMOE_LABEL("moe::experts::activate_backward"), space,
-      static_cast<int>(v.active.extent(0)), KOKKOS_LAMBDA(const Row& row) {
+      KOKOMOE_LABEL("moe::experts::activate_backward"), space, static_cast<int>(v.active.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
         const int r = row.index();
         const T* const x = &v.hidden(r, 0);
         const T* const b = v.bias.at(r);
@@ -169,9 +185,12 @@ template <bool biased, class T>
 void activate(const ExecutionSpace& space, Activation activation, const Matrix<const T>& hidden,
               const RowBias<T>& bias, const Matrix<T>& out) {
   switch (activation) {
-    case Activation::relu: return activate<Relu, biased, T>(space, hidden, bias, out);
-    case Activation::gelu: return activate<Gelu, biased, T>(space, hidden, bias, out);
-    case Activation::swiglu: return activate_swiglu<biased, T>(space, hidden, bias, out);
+    case Activation::relu:
+      return activate<Relu, biased, T>(space, hidden, bias, out);
+    case Activation::gelu:
+      return activate<Gelu, biased, T>(space, hidden, bias, out);
+    case Activation::swiglu:
+      return activate_swiglu<biased, T>(space, hidden, bias, out);
   }
 }
 
@@ -179,9 +198,12 @@ template <bool biased, class T>
 void backward_rows(const ExecutionSpace& space, Activation activation,
                    const BackwardRows<T>& views) {
   switch (activation) {
-    case Activation::relu: return backward_rows<Relu, biased, T>(space, views);
-    case Activation::gelu: return backward_rows<Gelu, biased, T>(space, views);
-    case Activation::swiglu: return backward_rows_swiglu<biased, T>(space, views);
+    case Activation::relu:
+      return backward_rows<Relu, biased, T>(space, views);
+    case Activation::gelu:
+      return backward_rows<Gelu, biased, T>(space, views);
+    case Activation::swiglu:
+      return backward_rows_swiglu<biased, T>(space, views);
   }
 }
 
@@ -203,8 +225,8 @@ Experts<T>::Experts(const ExpertsConfig& config, ParameterStore<T>& store, const
   };
   const auto add = [&](const char* suffix, std::vector<std::size_t> shape, Initializer init,
                        bool decay, std::vector<std::string> axes) {
-    return store.add({name + suffix, std::move(shape), init, decay, config.sharded, false,
-                      std::move(axes)});
+    return store.add(
+        {name + suffix, std::move(shape), init, decay, config.sharded, false, std::move(axes)});
   };
   w1_ = add(".w1", {experts, width, d}, normal(d, 1), true, {"expert", "hidden", "channel"});
   w2_ = add(".w2", {experts, d, h}, normal(h, config.output_scale), true,
@@ -230,13 +252,6 @@ Matrix<T> experts_of(const Matrix<T>& stacked, std::size_t experts, int first, i
 
 #if KOKOMOE_EXPERT_BLOCKS
 template <class T>
-bool Experts<T>::by_blocks(const RowArithmetic& how) const {
-  const ExpertKernels kernels =
-      config_.kernels == ExpertKernels::automatic ? detail::fastest_kernels : config_.kernels;
-  return !how.layout_free && kernels == ExpertKernels::blocks;
-}
-
-template <class T>
 detail::ExpertTensors<const T> Experts<T>::tensors(std::size_t local, Part part) const {
   const auto of = [&](ParameterHandle handle) {
     return handle.valid()
@@ -255,15 +270,13 @@ void Experts<T>::begin(Arena& saved_arena, const PickedRows<T>& rows, const RowA
   saved.rows = rows;
   saved.how = how;
   saved.hidden = saved_arena.matrix<T>(
-      rows.rows(),
-      static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
+      rows.rows(), static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
 }
 
 template <class T>
 void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part part,
-                              std::span<const int> offsets,
-                              const Vector<const int>& expert_of_row, const Matrix<T>& out,
-                              const Saved& saved) const {
+                              std::span<const int> offsets, const Vector<const int>& expert_of_row,
+                              const Matrix<T>& out, const Saved& saved) const {
   const Region region(KOKOMOE_LABEL("moe::experts"));
   require_shape("Experts::forward", "out", out, saved.rows.rows(), saved.rows.columns());
   if (part.first == part.end) return;
@@ -281,7 +294,7 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
   const Matrix<T> hidden = rows_of(saved.hidden, begin, end);
   const Matrix<T> out_rows = rows_of(out, begin, end);
 #if KOKOMOE_EXPERT_BLOCKS
-  if (by_blocks(saved.how)) {
+  if (by_blocks(config_.kernels, saved.how.layout_free)) {
     detail::forward_blocks<T>(space, scratch, config_.activation, tensors(local, part), groups,
                               saved.rows.part(begin, end), hidden, out_rows);
     return;
@@ -315,8 +328,8 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
 template <class T>
 void Experts<T>::forward(const ExecutionSpace& space, Arena& saved_arena, Arena& scratch,
                          const PickedRows<T>& rows, std::span<const int> offsets,
-                         const Vector<const int>& expert_of_row, const Matrix<T>& out,
-                         Saved& saved, const RowArithmetic& how) const {
+                         const Vector<const int>& expert_of_row, const Matrix<T>& out, Saved& saved,
+                         const RowArithmetic& how) const {
   begin(saved_arena, rows, how, saved);
   forward_part(space, scratch, {0, static_cast<int>(offsets.size()) - 1}, offsets, expert_of_row,
                out, saved);
@@ -334,11 +347,10 @@ typename Experts<T>::Writes Experts<T>::begin_backward() const {
 
 template <class T>
 void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part part,
-                               const Writes& adds, const Saved& saved,
-                               std::span<const int> offsets,
-                               const Vector<const int>& expert_of_row,
-                               const PickedRows<T>& d_out, const Vector<const T>& row_weight,
-                               const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
+                               const Writes& adds, const Saved& saved, std::span<const int> offsets,
+                               const Vector<const int>& expert_of_row, const PickedRows<T>& d_out,
+                               const Vector<const T>& row_weight, const Matrix<T>& d_rows,
+                               const Vector<T>& d_row_weight, const Vector<T>& d_factor) const {
   const Region region(KOKOMOE_LABEL("moe::experts_backward"));
   require_shape("Experts::backward", "d_out", d_out.from, d_out.from.extent(0),
                 saved.rows.columns());
@@ -346,6 +358,8 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
     fail("Experts::backward", "d_out has " + std::to_string(d_out.rows()) + " rows, forward had " +
                                   std::to_string(saved.rows.rows()));
   require_shape("Experts::backward", "d_rows", d_rows, saved.rows.rows(), saved.rows.columns());
+  if (d_factor.extent(0) != 0 && !sums_factor(saved.how.layout_free))
+    fail("Experts::backward", "d_factor comes with blocks of rows alone");
   if (part.first == part.end) return;
   const std::size_t local = offsets.size() - 1;
   const auto begin = static_cast<std::size_t>(offsets[static_cast<std::size_t>(part.first)]);
@@ -362,7 +376,7 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
     return ExpertGradients{handle, part.first, part.end, add};
   };
 #if KOKOMOE_EXPERT_BLOCKS
-  if (by_blocks(saved.how)) {
+  if (by_blocks(config_.kernels, saved.how.layout_free)) {
     const auto of_part = [&](ParameterHandle handle) {
       return handle.valid() ? experts_of(store_->gradient(handle), local, part.first, part.end)
                             : Matrix<T>();
@@ -372,7 +386,7 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
                                rows_of(Matrix<const T>(saved.hidden), begin, end),
                                d_out.part(begin, end), rows_of(row_weight, begin, end),
                                rows_of(d_rows, begin, end), rows_of(d_row_weight, begin, end),
-                               {of_part(w1_), of_part(b1_), of_part(w2_), of_part(b2_)},
+                               d_factor, {of_part(w1_), of_part(b1_), of_part(w2_), of_part(b2_)},
                                {adds.w1, adds.b1, adds.w2, adds.b2});
     return;
   }
@@ -381,22 +395,21 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
   const Matrix<T> d_active = scratch_rows(h);
   const Matrix<T> active = scratch_rows(h);
   // One-argument activations turn d_active into d_hidden in place; swiglu needs twice the width.
-  const Matrix<T> d_hidden = config_.activation == Activation::swiglu
-                                 ? scratch_rows(saved.hidden.extent(1))
-                                 : d_active;
+  const Matrix<T> d_hidden =
+      config_.activation == Activation::swiglu ? scratch_rows(saved.hidden.extent(1)) : d_active;
   const Matrix<const T> d_out_rows = side_by_side(space, scratch, d_out.part(begin, end));
-  multiply_groups<T>(space, scratch, saved.how, Transpose::no, d_out_rows, parameter(w2_),
-                     d_active, groups);
+  multiply_groups<T>(space, scratch, saved.how, Transpose::no, d_out_rows, parameter(w2_), d_active,
+                     groups);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
   const Vector<T> dot = rows_of(d_row_weight, begin, end);
-  const BackwardRows<T> views{rows_of(Matrix<const T>(saved.hidden), begin, end),
-                              {b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(),
-                               expert},
-                              rows_of(row_weight, begin, end),
-                              d_active,
-                              active,
-                              d_hidden,
-                              dot};
+  const BackwardRows<T> views{
+      rows_of(Matrix<const T>(saved.hidden), begin, end),
+      {b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(), expert},
+      rows_of(row_weight, begin, end),
+      d_active,
+      active,
+      d_hidden,
+      dot};
   if (b1_.valid())
     backward_rows<true, T>(space, config_.activation, views);
   else
@@ -431,9 +444,10 @@ template <class T>
 void Experts<T>::backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
                           std::span<const int> offsets, const Vector<const int>& expert_of_row,
                           const PickedRows<T>& d_out, const Vector<const T>& row_weight,
-                          const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const {
+                          const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
+                          const Vector<T>& d_factor) const {
   backward_part(space, scratch, {0, static_cast<int>(offsets.size()) - 1}, begin_backward(), saved,
-                offsets, expert_of_row, d_out, row_weight, d_rows, d_row_weight);
+                offsets, expert_of_row, d_out, row_weight, d_rows, d_row_weight, d_factor);
 }
 
 template class Experts<float>;

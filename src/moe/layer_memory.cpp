@@ -198,7 +198,8 @@ RoutingMemory measure_routing(const MoeConfig& config, int sequence_length) {
   const bool aims = router_info(config.router).k_is_target;
   return {static_cast<double>(saved.high_water()) / tokens,
           static_cast<double>(scratch.high_water()) / tokens,
-          static_cast<double>(routing.slots()) / tokens, aims ? config.k : running / tokens};
+          static_cast<double>(routing.slots()) / tokens, aims ? config.k : running / tokens,
+          gives_gain_gradient(*router, routing)};
 }
 
 template <class T>

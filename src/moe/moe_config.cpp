@@ -33,8 +33,14 @@ bool looks_at_groups(const MoeConfig& config) {
 }
 
 RouterPlace router_place(const MoeConfig& config, int layer, const std::string& name) {
-  return {config.d_model, config.experts,       config.k,          layer,
-          name,           config.routing_group, config.vocabulary, config.token_counts,
+  return {config.d_model,
+          config.experts,
+          config.k,
+          layer,
+          name,
+          config.routing_group,
+          config.vocabulary,
+          config.token_counts,
           config.capacity_factor};
 }
 

@@ -221,12 +221,15 @@ void MoeLayer<T>::mix(const StepContext& ctx, Saved& saved, const Matrix<T>& y,
   if (first_time) router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
   watch.add_to(saved.seconds_experts);
 
-  saved.mixed = gain_.valid() ? ctx.saved->template matrix<T>(tokens, d) : Matrix<T>();
-  const Matrix<T> mixed = gain_.valid() ? saved.mixed : y;
+  saved.keeps_mixed = gain_.valid() && !(experts_.sums_factor(ctx.layout_free) &&
+                                         gives_gain_gradient(*router_, routing));
+  saved.mixed = saved.keeps_mixed ? ctx.saved->template matrix<T>(tokens, d) : Matrix<T>();
+  const Matrix<T> mixed = saved.keeps_mixed ? saved.mixed : y;
   const Vector<const T> gain =
       gain_.valid() ? Vector<const T>(store_->value_vector(gain_)) : Vector<const T>();
   if (!shared_ && !router_->adds_output()) {
-    combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed, gain, y);
+    combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed, gain,
+                    saved.keeps_mixed ? y : Matrix<T>());
   } else {
     combine_rows<T>(ctx.space, saved.plan, out, routing.weight, mixed);
     router_->add_output(ctx, routing, mixed);
@@ -261,8 +264,14 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   // By the sum before the gain. Experts multiply when they read it; a router that wants it, too,
   // has it whole.
   PickedRows<T> d_mixed = dy;
+  Vector<T> d_gain;
   if (gain_.valid()) {
-    add_column_gradient<T>(ctx, dy, saved.mixed, *store_, gain_);
+    if (saved.keeps_mixed) {
+      add_column_gradient<T>(ctx, dy, saved.mixed, *store_, gain_);
+    } else {
+      d_gain = ctx.scratch->template vector<T>(d);
+      Kokkos::deep_copy(ctx.space, d_gain, T(0));
+    }
     const Vector<const T> gain = store_->value_vector(gain_);
     if (router_->adds_output()) {
       const Matrix<T> scaled = ctx.scratch->template matrix<T>(tokens, d);
@@ -284,11 +293,16 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
   const Matrix<T> d_shared = ctx.scratch->template matrix<T>(shared_ ? tokens : 0, d);
   const auto run_shared = [&] {
     shared_->backward(ctx.space, *ctx.scratch, saved.shared_experts, saved.shared_rows,
-                      Vector<const int>(), d_mixed, Vector<const T>(), d_shared, Vector<T>());
+                      Vector<const int>(), d_mixed, Vector<const T>(), d_shared, Vector<T>(),
+                      d_gain);
   };
   std::function<void()> beside;
   if (shared_) beside = std::ref(run_shared);
-  experts_.backward(ctx, plan, saved.experts, d_mixed, row_weight, d_rows, d_row_weight, beside);
+  experts_.backward(ctx, plan, saved.experts, d_mixed, row_weight, d_rows, d_row_weight, d_gain,
+                    beside);
+  if (d_gain.extent(0) != 0)
+    add_column_gradient<T>(ctx, Matrix<const T>(d_gain.data(), 1, d), Matrix<const T>(), *store_,
+                           gain_);
   watch.add_to(saved.seconds_experts);
 
   combine_rows<T>(ctx.space, plan, d_rows, Vector<const T>(), dx);

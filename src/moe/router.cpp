@@ -28,8 +28,8 @@ template <class T>
 Matrix<T> Router<T>::project(const StepContext& ctx, const Matrix<const T>& x) const {
   const Region region(KOKOMOE_LABEL("moe::router::project"));
   require_shape("Router::project", "x", x, x.extent(0), static_cast<std::size_t>(place_.d_model));
-  const Matrix<T> z = ctx.saved->template matrix<T>(x.extent(0),
-                                                    static_cast<std::size_t>(logit_columns()));
+  const Matrix<T> z =
+      ctx.saved->template matrix<T>(x.extent(0), static_cast<std::size_t>(logit_columns()));
   multiply<T>(ctx, Transpose::yes, x, store_->value(weight_), false, z);
   return z;
 }

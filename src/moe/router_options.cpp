@@ -39,8 +39,7 @@ double RouterOptions::real(const std::string& name) const {
   const OptionValue& value = find(name);
   if (const auto* real = std::get_if<double>(&value)) return *real;
   if (const auto* integer = std::get_if<std::int64_t>(&value)) return static_cast<double>(*integer);
-  throw InputError("router option \"" + name + "\" is " + type_name(value) +
-                   ", not a real number");
+  throw InputError("router option \"" + name + "\" is " + type_name(value) + ", not a real number");
 }
 
 bool RouterOptions::boolean(const std::string& name) const {
@@ -51,8 +50,7 @@ bool RouterOptions::boolean(const std::string& name) const {
 
 std::string RouterOptions::text(const std::string& name) const {
   if (const auto* value = std::get_if<std::string>(&find(name))) return *value;
-  throw InputError("router option \"" + name + "\" is " + type_name(find(name)) +
-                   ", not a string");
+  throw InputError("router option \"" + name + "\" is " + type_name(find(name)) + ", not a string");
 }
 
 RouterOptions RouterOptions::completed(const std::string& router,

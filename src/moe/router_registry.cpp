@@ -109,7 +109,9 @@ const std::vector<RouterInfo>& router_registry() {
   return infos;
 }
 
-const RouterInfo& router_info(const std::string& name) { return find(name).info; }
+const RouterInfo& router_info(const std::string& name) {
+  return find(name).info;
+}
 
 std::optional<Refusal> impossible_router(const std::string& name, const RouterPlace& place,
                                          const RouterOptions& options) {
@@ -141,8 +143,7 @@ std::unique_ptr<Router<T>> make_router(const std::string& name, const RouterPlac
 template std::unique_ptr<Router<float>> make_router<float>(const std::string&, const RouterPlace&,
                                                            const RouterOptions&,
                                                            ParameterStore<float>&);
-template std::unique_ptr<Router<double>> make_router<double>(const std::string&,
-                                                             const RouterPlace&,
+template std::unique_ptr<Router<double>> make_router<double>(const std::string&, const RouterPlace&,
                                                              const RouterOptions&,
                                                              ParameterStore<double>&);
 

@@ -15,11 +15,13 @@ View copy_of(const ExecutionSpace& space, const View& from) {
   if (from.data() == nullptr) return View();
   View to;
   if constexpr (View::rank() == 1)
-    to = View(Kokkos::view_alloc(space, "kokomoe::moe::routing::clone", Kokkos::WithoutInitializing),
-              from.extent(0));
+    to =
+        View(Kokkos::view_alloc(space, "kokomoe::moe::routing::clone", Kokkos::WithoutInitializing),
+             from.extent(0));
   else
-    to = View(Kokkos::view_alloc(space, "kokomoe::moe::routing::clone", Kokkos::WithoutInitializing),
-              from.extent(0), from.extent(1));
+    to =
+        View(Kokkos::view_alloc(space, "kokomoe::moe::routing::clone", Kokkos::WithoutInitializing),
+             from.extent(0), from.extent(1));
   Kokkos::deep_copy(space, to, from);
   return to;
 }

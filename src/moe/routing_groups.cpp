@@ -13,9 +13,8 @@ RoutingGroups::RoutingGroups(const StepContext& ctx, int size_)
     return;
   }
   if (ctx.training && tokens % size != 0)
-    throw InputError("a routing group of " + std::to_string(size) +
-                     " tokens does not divide the " + std::to_string(tokens) +
-                     " tokens of this rank's micro-batch");
+    throw InputError("a routing group of " + std::to_string(size) + " tokens does not divide the " +
+                     std::to_string(tokens) + " tokens of this rank's micro-batch");
   count = tokens / size + (tokens % size != 0 ? 1 : 0);
 }
 

@@ -38,11 +38,10 @@ PickedRows<T> in_order(const DispatchPlan& plan, const Matrix<const T>& x,
 }
 
 template <class T>
-Matrix<T> gathered(const StepContext& ctx, const DispatchPlan& plan, const Matrix<const T>& x,
-                   const Vector<const T>& factor = {}) {
+Matrix<T> gathered(const StepContext& ctx, const DispatchPlan& plan, const Matrix<const T>& x) {
   const Matrix<T> rows =
       ctx.scratch->template matrix<T>(static_cast<std::size_t>(plan.rows()), x.extent(1));
-  gather_rows<T>(ctx.space, plan, x, rows, factor);
+  gather_rows<T>(ctx.space, plan, x, rows);
   return rows;
 }
 
@@ -135,13 +134,13 @@ template <class T>
 void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& plan,
                                  const Saved& saved, const PickedRows<T>& d_out,
                                  const Vector<const T>& row_weight, const Matrix<T>& d_rows,
-                                 const Vector<T>& d_row_weight,
+                                 const Vector<T>& d_row_weight, const Vector<T>& d_factor,
                                  const std::function<void()>& beside) const {
   const ExecutionSpace& space = ctx.space;
   if (!is_sharded(ctx)) {
     experts_.backward(space, *ctx.scratch, saved.experts, plan.offsets_on_host(),
                       plan.expert_of_row, in_order(plan, d_out.from, d_out.factor), row_weight,
-                      d_rows, d_row_weight);
+                      d_rows, d_row_weight, d_factor);
     if (beside) beside();
     return;
   }
@@ -151,7 +150,7 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   const auto arrived = static_cast<std::size_t>(way.rows_received());
   const std::size_t rows = d_rows.extent(0), d = d_out.columns();
   ArenaScope scope(*ctx.scratch);
-  const Matrix<T> sent = gathered(ctx, plan, d_out.from, d_out.factor);
+  const Matrix<T> sent = gathered(ctx, plan, d_out.from);
   const Matrix<T> gradients = ctx.scratch->template matrix<T>(arrived, d);
   const Matrix<T> results = ctx.scratch->template matrix<T>(arrived, d);
   const Vector<T> weights = ctx.scratch->template vector<T>(arrived);
@@ -168,6 +167,8 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
   RowTravel<T> back(space, ranks, way, d_rows, results, unsorted);
   RowTravel<T> back_too(space, ranks, way, column(d_row_weight, rows), column(dots, arrived),
                         unsorted_numbers);
+  PickedRows<T> arrived_rows = gradients;  // every rank has the factor
+  arrived_rows.factor = d_out.factor;
   const auto adds = experts_.begin_backward();
   const bool alone = way.chunks == 1;
   there_too.start(0, Way::to_experts, false);
@@ -181,8 +182,8 @@ void ShardedExperts<T>::backward(const StepContext& ctx, const DispatchPlan& pla
     there_too.finish(c, Way::to_experts);
     there.finish(c, Way::to_experts);
     experts_.backward_part(space, *ctx.scratch, {way.first_expert(c), way.first_expert(c + 1)},
-                           adds, saved.experts, way.expert_offsets, saved.expert_of_row, gradients,
-                           weights, results, dots);
+                           adds, saved.experts, way.expert_offsets, saved.expert_of_row,
+                           arrived_rows, weights, results, dots, d_factor);
     ranks.progress();
     back_too.start(c, Way::back, false);
     back.start(c, Way::back, alone);

@@ -80,6 +80,7 @@ double ActivationMemory<T>::moe_saved(double tokens) const {
   if (moe.capacity_factor > 0) bytes += (1 + sizeof(int)) * slots;
   if (moe.balance != 0 && moe.balance_scope == BalanceScope::sequence)
     bytes += sizeof(int) * (tokens + tokens / config_.sequence_length * moe.experts);
+  if (!moe.recompute) bytes += sum_kept(tokens);
   if (sharded())
     return bytes + 4 * sizeof(int) * slots + (moe.recompute ? 0 : sharded_experts_saved(tokens));
   // The dispatch plan has as much for a slot that is not used as for a row.
@@ -90,7 +91,17 @@ double ActivationMemory<T>::moe_saved(double tokens) const {
 template <class T>
 double ActivationMemory<T>::moe_recomputed(double tokens) const {
   if (!config_.model.moe.recompute) return 0;
-  return sharded() ? sharded_experts_saved(tokens) : layer_.recomputed.at(tokens, rows(tokens));
+  return sum_kept(tokens) +
+         (sharded() ? sharded_experts_saved(tokens) : layer_.recomputed.at(tokens, rows(tokens)));
+}
+
+/// What the gain multiplied, where it is this router that wants it kept.
+template <class T>
+double ActivationMemory<T>::sum_kept(double tokens) const {
+  const MoeConfig& moe = config_.model.moe;
+  const bool kept = moe.output_gain && !routing_.gives_gain_gradient &&
+                    sums_factor(moe.kernels, config_.layout_free);
+  return kept ? matrix(tokens, d_) : 0;
 }
 
 /// Rows as they arrived, the experts' hidden layer.
@@ -101,7 +112,8 @@ double ActivationMemory<T>::sharded_experts_saved(double tokens) const {
   double bytes = matrix(n, d_) + experts_.saved.at(n);
   bytes += sizeof(int) * n;                               // whose expert a row is for
   if (config_.layout_free) bytes += 3 * sizeof(int) * n;  // sequences, segments
-  if (moe.output_gain) bytes += matrix(tokens, d_);
+  if (moe.output_gain && !sums_factor(moe.kernels, config_.layout_free))
+    bytes += matrix(tokens, d_);
   if (moe.shared_experts > 0) bytes += shared_.saved.at(tokens);
   return bytes;
 }

@@ -29,6 +29,7 @@ class ActivationMemory {
   double block_saved(double tokens) const;
   double moe_saved(double tokens) const;
   double moe_recomputed(double tokens) const;
+  double sum_kept(double tokens) const;
   double sharded_experts_saved(double tokens) const;
   double moe_forward(double tokens) const;
   double moe_backward(double tokens) const;

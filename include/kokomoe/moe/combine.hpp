@@ -6,15 +6,15 @@
 
 namespace kokomoe {
 
-/// rows(r, :) = x(token of row r, :) for r < plan.rows(), column c times factor(c) unless it is
-/// empty. x (T, d), rows (plan.rows(), d).
+/// rows(r, :) = x(token of row r, :) for r < plan.rows(). x (T, d), rows (plan.rows(), d).
 template <class T>
 void gather_rows(const ExecutionSpace& space, const DispatchPlan& plan, const Matrix<const T>& x,
-                 const Matrix<T>& rows, const Vector<const T>& factor = {});
+                 const Matrix<T>& rows);
 
 /// y(t, :) = sum over t's slots, in slot order, of weight[slot] rows(row of slot, :); an empty
 /// weight counts as ones. A token without rows gets zero. No atomics: the order is fixed. Unless
-/// `gain` (d) is empty, scaled(t, c) = gain(c) y(t, c) in the same pass.
+/// `gain` (d) is empty, scaled(t, c) = gain(c) y(t, c) in the same pass; without `scaled` (T, d), y
+/// itself is multiplied.
 template <class T>
 void combine_rows(const ExecutionSpace& space, const DispatchPlan& plan,
                   const Matrix<const T>& rows, const Vector<const T>& weight, const Matrix<T>& y,

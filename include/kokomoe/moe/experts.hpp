@@ -19,13 +19,16 @@ template <class T>
 struct ExpertTensors;
 }
 
+/// See Experts::sums_factor.
+bool sums_factor(ExpertKernels kernels, bool layout_free);
+
 struct ExpertsConfig {
-  int experts = 1;     ///< E, over all ranks
-  int d_model = 0;     ///< d
-  int d_hidden = 0;    ///< h
+  int experts = 1;   ///< E, over all ranks
+  int d_model = 0;   ///< d
+  int d_hidden = 0;  ///< h
   Activation activation = Activation::relu;
   bool bias = false;
-  bool sharded = true; ///< distributed over the expert group; a dense feed-forward is not
+  bool sharded = true;      ///< distributed over the expert group; a dense feed-forward is not
   double output_scale = 1;  ///< multiplies the deviation of w2's initial values
   ExpertKernels kernels = ExpertKernels::automatic;
 };
@@ -38,9 +41,9 @@ template <class T>
 class Experts {
  public:
   struct Saved {
-    PickedRows<T> rows;     ///< (n, d) the input rows, sorted by expert; not copied
-    Matrix<T> hidden;       ///< (n, h or 2h) the hidden layer before its activation
-    RowArithmetic how;      ///< segments: needed by backward alone
+    PickedRows<T> rows;  ///< (n, d) the input rows, sorted by expert; not copied
+    Matrix<T> hidden;    ///< (n, h or 2h) the hidden layer before its activation
+    RowArithmetic how;   ///< segments: needed by backward alone
   };
 
   Experts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name);
@@ -55,11 +58,21 @@ class Experts {
 
   /// d_out (n, d) is the gradient of the loss by each row's WEIGHTED output; row_weight (n) the
   /// weight that the expert's gradient takes (empty = 1). Writes d_rows (n, d) and, unless it is
-  /// empty, d_row_weight (n) = <d_out, E(x)>. Parameter gradients go to the store.
+  /// empty, d_row_weight (n) = <d_out, E(x)>. Parameter gradients go to the store. Unless it is
+  /// empty, adds to d_factor (d) the gradient by d_out.factor: the sum over rows of
+  /// row_weight d_out.from E(x). Throws Error where sums_factor says no.
   void backward(const ExecutionSpace& space, Arena& scratch, const Saved& saved,
                 std::span<const int> offsets, const Vector<const int>& expert_of_row,
                 const PickedRows<T>& d_out, const Vector<const T>& row_weight,
-                const Matrix<T>& d_rows, const Vector<T>& d_row_weight) const;
+                const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
+                const Vector<T>& d_factor = {}) const;
+
+  /// Whether backward can give d_factor, which spares its caller to keep the experts' outputs: the
+  /// sum over rows is <W2, the sum over rows of row_weight d_out.from act^T>, whose second part is
+  /// W2's gradient but for the factor.
+  bool sums_factor(bool layout_free) const {
+    return kokomoe::sums_factor(config_.kernels, layout_free);
+  }
 
   /// The same for local experts [first, end) alone, so that rows may arrive in parts: `begin` once,
   /// then every expert in one part. All views hold all rows; a part touches those of its experts.
@@ -81,12 +94,11 @@ class Experts {
                      const Saved& saved, std::span<const int> offsets,
                      const Vector<const int>& expert_of_row, const PickedRows<T>& d_out,
                      const Vector<const T>& row_weight, const Matrix<T>& d_rows,
-                     const Vector<T>& d_row_weight) const;
+                     const Vector<T>& d_row_weight, const Vector<T>& d_factor = {}) const;
 
   const ExpertsConfig& config() const { return config_; }
 
  private:
-  bool by_blocks(const RowArithmetic& how) const;
   detail::ExpertTensors<const T> tensors(std::size_t local, Part part) const;
 
   ExpertsConfig config_;

@@ -32,7 +32,8 @@ class MoeLayer {
     Routing<T> routing;
     DispatchPlan plan;
     typename ShardedExperts<T>::Saved experts;
-    Matrix<T> mixed;               ///< (T, d) output before the gain; without one, none of its own
+    bool keeps_mixed = false;
+    Matrix<T> mixed;               ///< (T, d) output before the gain, where it is kept for backward
     /// (E) assignments counted: over all ranks, or over this one when the scope is micro_batch
     Vector<double> counts;
     Matrix<int> group_counts;      ///< (B, E) the same of each sequence, when the scope is that

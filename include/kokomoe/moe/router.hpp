@@ -121,4 +121,11 @@ class Router {
   ParameterHandle weight_;
 };
 
+/// Whether experts can give the gradient of an output gain in backward, so that nobody keeps what it
+/// multiplied: they must be all that it multiplies, and their gradients' weights those of the sum.
+template <class T>
+bool gives_gain_gradient(const Router<T>& router, const Routing<T>& routing) {
+  return !router.adds_output() && routing.expert_gradient_weight.extent(0) == 0;
+}
+
 }  // namespace kokomoe

@@ -41,11 +41,12 @@ class ShardedExperts {
                const Matrix<T>& out, Saved& saved, const std::function<void()>& beside) const;
 
   /// See Experts::backward; `d_out` (T, d) are all tokens in their order, all else by row, in the
-  /// plan's order.
+  /// plan's order. To d_factor every rank adds what its own experts give.
   void backward(const StepContext& ctx, const DispatchPlan& plan, const Saved& saved,
                 const PickedRows<T>& d_out, const Vector<const T>& row_weight,
-                const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
+                const Matrix<T>& d_rows, const Vector<T>& d_row_weight, const Vector<T>& d_factor,
                 const std::function<void()>& beside) const;
+  bool sums_factor(bool layout_free) const { return experts_.sums_factor(layout_free); }
 
   const ExpertRange& owned() const { return owned_; }
 

@@ -20,6 +20,8 @@ struct Case {
   Activation activation;
   bool bias, weighted;
   std::vector<int> offsets;
+  /// What multiplies d_out's columns: nothing, numbers about 1, or also zero and 1e-9.
+  enum class Factor { none, plain, with_zero } factor = Factor::none;
 
   int rows() const { return offsets.back(); }
   int experts() const { return static_cast<int>(offsets.size()) - 1; }
@@ -35,22 +37,33 @@ const std::vector<Case> cases = {
     {33, 64, Activation::swiglu, false, true, {0, 97, 130}},
     {9, 2100, Activation::relu, false, false, {0, 40, 150}},
     {16, 16, Activation::relu, true, true, {0, 0, 0, 0}},
+    {70, 150, Activation::gelu, true, true, {0, 1, 98, 98, 300, 316}, Case::Factor::plain},
+    {64, 192, Activation::relu, true, true, {0, 60, 60, 300}, Case::Factor::plain},
+    {40, 128, Activation::swiglu, false, false, {0, 33, 233}, Case::Factor::plain},
+    {64, 128, Activation::relu, true, true, {0, 60, 300}, Case::Factor::with_zero},
+    {16, 16, Activation::relu, true, true, {0, 0, 0, 0}, Case::Factor::plain},
 };
 
 /// What goes in and what comes out, (n, d) row by row and tensors as they are stored.
 template <class T>
 struct Values {
-  std::vector<T> out, d_rows, d_weight, w1, b1, w2, b2;
+  std::vector<T> out, d_rows, d_weight, w1, b1, w2, b2, d_factor;
 };
 
 template <class T>
 struct Inputs {
-  std::vector<T> rows, d_out, weight;
+  std::vector<T> rows, d_out, weight, factor;
 
   explicit Inputs(const Case& c)
       : rows(Draw(1).many<T>(static_cast<std::size_t>(c.rows() * c.d))),
         d_out(Draw(2).many<T>(static_cast<std::size_t>(c.rows() * c.d))),
-        weight(Draw(3).many<T>(static_cast<std::size_t>(c.rows()))) {}
+        weight(Draw(3).many<T>(static_cast<std::size_t>(c.rows()))),
+        factor(Draw(4).many<T>(static_cast<std::size_t>(c.d))) {
+    if (c.factor == Case::Factor::with_zero) {
+      factor[0] = 0;
+      factor[9] = T(1e-9);
+    }
+  }
 };
 
 template <class T>
@@ -73,7 +86,8 @@ class Layer {
     const auto n = static_cast<std::size_t>(case_.rows()), d = static_cast<std::size_t>(case_.d);
     std::vector<int> expert_of_row;
     for (int e = 0; e < case_.experts(); ++e)
-      expert_of_row.resize(static_cast<std::size_t>(case_.offsets[static_cast<std::size_t>(e) + 1]), e);
+      expert_of_row.resize(static_cast<std::size_t>(case_.offsets[static_cast<std::size_t>(e) + 1]),
+                           e);
     const Vector<int> expert = device_vector(expert_of_row);
     const Matrix<T> rows = device_matrix(n, d, in.rows), d_out = device_matrix(n, d, in.d_out);
     const Vector<T> weight = case_.weighted ? device_vector(in.weight) : Vector<T>();
@@ -82,18 +96,24 @@ class Layer {
     Arena saved("saved"), scratch("scratch");
     typename Experts<T>::Saved state;
     const ExecutionSpace space;
+    PickedRows<T> picked = d_out;
+    if (case_.factor != Case::Factor::none) picked.factor = device_vector(in.factor);
+    const bool summed = case_.factor != Case::Factor::none && experts_->sums_factor(false);
+    const Vector<T> d_factor("d_factor", summed ? d : 0);
     experts_->forward(space, saved, scratch, rows, case_.offsets, expert, out, state);
     store.begin_update();
     for (int i = 0; i < times; ++i)
-      experts_->backward(space, scratch, state, case_.offsets, expert, d_out, weight, d_rows,
-                         d_weight);
+      experts_->backward(space, scratch, state, case_.offsets, expert, picked, weight, d_rows,
+                         d_weight, d_factor);
     const auto gradient = [&](const char* name) {
       return case_.bias || name[2] == 'w' ? on_host(store.gradient(store.find(name)))
                                           : std::vector<T>();
     };
     return {on_host(out),     on_host(d_rows),  on_host(d_weight), gradient("e.w1"),
-            gradient("e.b1"), gradient("e.w2"), gradient("e.b2")};
+            gradient("e.b1"), gradient("e.w2"), gradient("e.b2"),  on_host(d_factor)};
   }
+
+  bool sums_factor() const { return experts_->sums_factor(false); }
 
   ParameterStore<T> store;
 
@@ -127,10 +147,16 @@ Values<double> expected(const Case& c, const Inputs<T>& in, ParameterStore<T>& s
   };
   const auto w1 = read("e.w1"), b1 = read("e.b1"), w2 = read("e.w2"), b2 = read("e.b2");
   const auto zeros = [](std::size_t n) { return std::vector<double>(n, 0); };
+  const std::size_t columns = in.factor.size();
   Values<double> v{zeros(in.rows.size()), zeros(in.rows.size()), zeros(in.weight.size()),
                    zeros(w1.size()),      zeros(b1.size()),      zeros(w2.size()),
-                   zeros(b2.size())};
+                   zeros(b2.size()),      zeros(columns)};
   const auto at = [](auto... i) { return static_cast<std::size_t>((i + ...)); };
+  const auto d_out = [&](int r, int i) {
+    const double factor =
+        c.factor == Case::Factor::none ? 1 : static_cast<double>(in.factor[at(i)]);
+    return factor * static_cast<double>(in.d_out[at(r * d, i)]);
+  };
   for (int e = 0; e < c.experts(); ++e)
     for (int r = c.offsets[at(e)]; r < c.offsets[at(e, 1)]; ++r) {
       const double weight = c.weighted ? static_cast<double>(in.weight[at(r)]) : 1;
@@ -147,7 +173,8 @@ Values<double> expected(const Case& c, const Inputs<T>& in, ParameterStore<T>& s
         double y = c.bias ? static_cast<double>(b2[at(e * d, i)]) : 0;
         for (int j = 0; j < h; ++j) y += static_cast<double>(w2[at((e * d + i) * h, j)]) * a[at(j)];
         v.out[at(r * d, i)] = y;
-        const double g = static_cast<double>(in.d_out[at(r * d, i)]);
+        v.d_factor[at(i)] += weight * static_cast<double>(in.d_out[at(r * d, i)]) * y;
+        const double g = d_out(r, i);
         v.d_weight[at(r)] += g * y;
         if (c.bias) v.b2[at(e * d, i)] += weight * g;
         for (int j = 0; j < h; ++j) v.w2[at((e * d + i) * h, j)] += weight * g * a[at(j)];
@@ -155,8 +182,7 @@ Values<double> expected(const Case& c, const Inputs<T>& in, ParameterStore<T>& s
       for (int j = 0; j < h; ++j) {
         double da = 0;
         for (int i = 0; i < d; ++i)
-          da += weight * static_cast<double>(in.d_out[at(r * d, i)]) *
-                static_cast<double>(w2[at((e * d + i) * h, j)]);
+          da += weight * d_out(r, i) * static_cast<double>(w2[at((e * d + i) * h, j)]);
         const auto channel = [&](int row, double dz) {
           if (c.bias) v.b1[at(e * width, row)] += dz;
           for (int i = 0; i < d; ++i) {
@@ -190,6 +216,8 @@ TEMPLATE_TEST_CASE("experts multiply as they are defined, with either kernels", 
       CAPTURE(to_string(kernels), c.d, c.h, c.offsets);
       const Inputs<T> in(c);
       Layer<T> layer(c, kernels);
+      // Where blocks run they give the gradient by the factor, and nothing else does.
+      CHECK(layer.sums_factor() == (kernels == ExpertKernels::blocks));
       const Values<double> right = expected(c, in, layer.store);
       for (const int times : {1, 2}) {
         CAPTURE(times);
@@ -205,6 +233,8 @@ TEMPLATE_TEST_CASE("experts multiply as they are defined, with either kernels", 
         CHECK(worst_error(got.b1, summed(right.b1), 1.0) < tolerance);
         CHECK(worst_error(got.w2, summed(right.w2), 1.0) < tolerance);
         CHECK(worst_error(got.b2, summed(right.b2), 1.0) < tolerance);
+        if (!got.d_factor.empty())
+          CHECK(worst_error(got.d_factor, summed(right.d_factor), 1.0) < tolerance);
       }
     }
 }
@@ -223,7 +253,8 @@ TEST_CASE("what blocks of rows compute, into a file", "[.][write-experts]") {
   std::ofstream file(path, std::ios::binary);
   for (const Case& c : cases) {
     const Values<float> v = Layer<float>(c, kernels_here().back()).run(Inputs<float>(c), 2);
-    for (const auto* values : {&v.out, &v.d_rows, &v.d_weight, &v.w1, &v.b1, &v.w2, &v.b2})
+    for (const auto* values :
+         {&v.out, &v.d_rows, &v.d_weight, &v.w1, &v.b1, &v.w2, &v.b2, &v.d_factor})
       file.write(reinterpret_cast<const char*>(values->data()),
                  static_cast<std::streamsize>(values->size() * sizeof(float)));
   }
