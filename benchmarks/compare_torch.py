@@ -12,8 +12,7 @@ within a round, and their median over the rounds is printed with the smallest an
 is a Python that has torch:
 
     python3 -m venv torch_venv
-    torch_venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
-    # where only the plain package index can be reached: torch_venv/bin/pip install torch
+    torch_venv/bin/pip install torch
 
 Needs nothing but Python's own library itself.
 """
