@@ -142,6 +142,9 @@ function(kokomoe_crash_library)
   set_target_properties(kokomoe_kill_at PROPERTIES
     LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   target_compile_options(kokomoe_kill_at PRIVATE ${kokomoe_compile_options})
+  if(CMAKE_CXX_COMPILER MATCHES "/nvcc_wrapper$")
+    target_compile_options(kokomoe_kill_at PRIVATE --host-only)
+  endif()
 endfunction()
 
 # A script tests/regression/NAME.sh or NAME.py is the test NAME. A line "# labels: slow" adds labels,

@@ -73,6 +73,40 @@ struct Times {
   std::vector<double> raw, transfer, counts, dispatch, combine;
 };
 
+// Functions of their own: nvcc takes no kernel in a constructor.
+
+/// Rows that belong to random experts. `first`: global index of row 0.
+inline void fill_assigned_rows(const ExecutionSpace& space, int experts, int first,
+                               const Matrix<float>& x, const Vector<int>& token,
+                               const Vector<int>& expert) {
+  const PhiloxStream stream(1, Purpose::initialization, 0, 0, 0);
+  const int columns = static_cast<int>(x.extent(1));
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("bench::rows"), Kokkos::RangePolicy<ExecutionSpace>(space, 0, x.extent(0)),
+      KOKKOS_LAMBDA(const int t) {
+        const auto u = stream.template uniform<float>(static_cast<std::uint32_t>(first + t), 0, 0);
+        token(t) = t;
+        expert(t) = static_cast<int>(u * static_cast<float>(experts)) % experts;
+        for (int j = 0; j < columns; ++j) x(t, j) = u + static_cast<float>(j);
+      });
+}
+
+/// Rows of about unit variance, small gradients.
+inline void fill_rows_and_gradients(const ExecutionSpace& space, const Matrix<float>& x,
+                                    const Matrix<float>& dy) {
+  const PhiloxStream stream(2, Purpose::initialization, 0, 0, 0);
+  const int columns = static_cast<int>(x.extent(1));
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("bench::rows"), Kokkos::RangePolicy<ExecutionSpace>(space, 0, x.extent(0)),
+      KOKKOS_LAMBDA(const int t) {
+        for (int j = 0; j < columns; ++j) {
+          const auto i = static_cast<std::uint32_t>(t * columns + j);
+          x(t, j) = 3.4F * stream.template uniform<float>(i, 0, 0) - 1.7F;
+          dy(t, j) = 1e-3F;
+        }
+      });
+}
+
 /// Rows of one size, each for an expert drawn at random.
 class ExchangeBench {
  public:
@@ -86,19 +120,8 @@ class ExchangeBench {
         gathered_("bench::gathered", rows, options.d_model),
         token_("bench::token", static_cast<std::size_t>(rows)),
         expert_("bench::expert", static_cast<std::size_t>(rows)) {
-    const PhiloxStream stream(1, Purpose::initialization, 0, 0, 0);
-    const Vector<int> token = token_, expert = expert_;
-    const Matrix<float> x = x_;
-    const int experts = options.experts, columns = options.d_model, first = ranks.rank() * rows;
-    Kokkos::parallel_for(
-        KOKOMOE_LABEL("bench::rows"), Kokkos::RangePolicy<ExecutionSpace>(space_, 0, rows),
-        KOKKOS_LAMBDA(const int t) {
-          const auto u =
-              stream.template uniform<float>(static_cast<std::uint32_t>(first + t), 0, 0);
-          token(t) = t;
-          expert(t) = static_cast<int>(u * static_cast<float>(experts)) % experts;
-          for (int j = 0; j < columns; ++j) x(t, j) = u + static_cast<float>(j);
-        });
+    const int experts = options.experts, columns = options.d_model;
+    fill_assigned_rows(space_, experts, ranks.rank() * rows, x_, token_, expert_);
     build_dispatch_plan(space_, kept_, scratch_, rows, experts, 1, token_, expert_, plan_);
     exchange_.plan(space_, kept_, plan_.offsets_on_host(), row_bytes(), way_);
     arrived_ = Matrix<float>("bench::arrived", static_cast<std::size_t>(way_.rows_received()),
@@ -202,18 +225,7 @@ class ShardedLayerBench {
         dy_("bench::dy", rows, options.d_model),
         dx_("bench::dx", rows, options.d_model) {
     store_.allocate(ctx_.space, 1);
-    const PhiloxStream stream(2, Purpose::initialization, 0, 0, 0);
-    const Matrix<float> x = x_, dy = dy_;
-    const int columns = options.d_model;
-    Kokkos::parallel_for(
-        KOKOMOE_LABEL("bench::rows"), Kokkos::RangePolicy<ExecutionSpace>(ctx_.space, 0, rows),
-        KOKKOS_LAMBDA(const int t) {
-          for (int j = 0; j < columns; ++j) {
-            const auto i = static_cast<std::uint32_t>(t * columns + j);
-            x(t, j) = 3.4F * stream.template uniform<float>(i, 0, 0) - 1.7F;
-            dy(t, j) = 1e-3F;
-          }
-        });
+    fill_rows_and_gradients(ctx_.space, x_, dy_);
     ctx_.communicator = &ranks_;
     ctx_.exchange = sharded ? &exchange_ : nullptr;
     ctx_.saved = &saved_;
