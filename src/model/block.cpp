@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/model/block.hpp"
 
-#include "kokomoe/core/row_kernels.hpp"
-#include "kokomoe/nn/dropout.hpp"
+#include "kokomoe/core/error.hpp"
 #include "kokomoe/parameters/products.hpp"
 
 namespace kokomoe {
@@ -11,11 +10,10 @@ namespace kokomoe {
 namespace {
 
 // Lanes of the dropouts of a layer; 0 is the embedding's.
-constexpr int attention_lane = 1, ffn_lane = 2;
+constexpr int attention_lane = 1, ffn_lane = 2, cross_lane = 3;
 
-template <class T>
-void copy_rows(const ExecutionSpace& space, const Matrix<const T>& from, const Matrix<T>& to) {
-  Kokkos::deep_copy(space, to, from);
+ResidualConfig residual(const BlockConfig& config, int lane) {
+  return {config.norm, config.post_norm, config.dropout, config.layer, lane};
 }
 
 }  // namespace
@@ -23,89 +21,104 @@ void copy_rows(const ExecutionSpace& space, const Matrix<const T>& from, const M
 template <class T>
 Block<T>::Block(const BlockConfig& config, const Rotary<T>* rotary, ParameterStore<T>& store,
                 const std::string& name)
-    : config_(config),
-      attention_norm_(config.norm, config.moe.d_model, store, name + ".attention_norm"),
+    : attention_norm_(residual(config, attention_lane), config.moe.d_model, store,
+                      name + ".attention_norm"),
       attention_(config.attention, rotary, store, name + ".attention"),
-      ffn_norm_(config.norm, config.moe.d_model, store, name + ".ffn_norm") {
+      ffn_norm_(residual(config, ffn_lane), config.moe.d_model, store, name + ".ffn_norm") {
+  if (config.cross) {
+    cross_norm_.emplace(residual(config, cross_lane), config.moe.d_model, store,
+                        name + ".cross_norm");
+    cross_.emplace(config.attention, store, name + ".cross");
+  }
   if (config.sparse)
     moe_.emplace(config.moe, config.layer, store, name + ".moe");
   else
     ffn_.emplace(ExpertsConfig{1, config.moe.d_model, config.moe.d_hidden, config.moe.activation,
-                               config.moe.bias, false, config.moe.output_scale,
-                               config.moe.kernels},
+                               config.moe.bias, false, config.moe.output_scale, config.moe.kernels},
                  store, name + ".ffn");
 }
 
 template <class T>
-void Block<T>::feed_forward(const StepContext& ctx, const Matrix<T>& y, Saved& saved,
-                            const Vector<double>& statistics, const Routing<T>* replay) const {
-  const Matrix<T> normed = ctx.saved->template matrix<T>(y.extent(0), y.extent(1));
-  ffn_norm_.forward(ctx, saved.ffn_norm.x, normed, saved.ffn_norm);
-  ArenaScope scope(*ctx.scratch);
-  const Matrix<T> out = ctx.scratch->template matrix<T>(y.extent(0), y.extent(1));
-  if (moe_) {
-    moe_->forward(ctx, normed, out, saved.moe, statistics, replay);
-  } else {
-    saved.rows = {0, static_cast<int>(y.extent(0))};
-    ffn_->forward(ctx.space, *ctx.saved, *ctx.scratch, normed, saved.rows, Vector<const int>(),
-                  out, saved.ffn, {ctx.layout_free, segments_of(ctx)});
-  }
-  copy_rows<T>(ctx.space, saved.ffn_norm.x, y);
-  dropout<T>(ctx, config_.dropout, config_.layer, ffn_lane, out, y, true);
+void Block<T>::feed_forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
+                            Saved& saved, const Vector<double>& statistics,
+                            const Routing<T>* replay) const {
+  ffn_norm_.forward(
+      ctx, x, y, saved.ffn_norm, [&](const Matrix<const T>& in, const Matrix<T>& out) {
+        if (moe_) {
+          moe_->forward(ctx, in, out, saved.moe, statistics, replay);
+          return;
+        }
+        saved.rows = {0, static_cast<int>(in.extent(0))};
+        ffn_->forward(ctx.space, *ctx.saved, *ctx.scratch, in, saved.rows, Vector<const int>(), out,
+                      saved.ffn, {ctx.layout_free, segments_of(ctx)});
+      });
 }
 
 template <class T>
 void Block<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
-                       Saved& saved, const Vector<double>& statistics,
-                       const Routing<T>* replay) const {
-  const std::size_t tokens = x.extent(0), d = x.extent(1);
-  const Matrix<T> normed = ctx.saved->template matrix<T>(tokens, d);
-  const Matrix<T> middle = ctx.saved->template matrix<T>(tokens, d);
-  attention_norm_.forward(ctx, x, normed, saved.attention_norm);
-  {
-    ArenaScope scope(*ctx.scratch);
-    const Matrix<T> out = ctx.scratch->template matrix<T>(tokens, d);
-    attention_.forward(ctx, normed, out, saved.attention);
-    copy_rows<T>(ctx.space, x, middle);
-    dropout<T>(ctx, config_.dropout, config_.layer, attention_lane, out, middle, true);
+                       Saved& saved, const Vector<double>& statistics, const Routing<T>* replay,
+                       const Memory<T>& memory) const {
+  const auto rows = [&] { return ctx.saved->template matrix<T>(x.extent(0), x.extent(1)); };
+  Matrix<T> middle = rows();
+  attention_norm_.forward(ctx, x, middle, saved.attention_norm,
+                          [&](const Matrix<const T>& in, const Matrix<T>& out) {
+                            attention_.forward(ctx, in, out, saved.attention);
+                          });
+  if (cross_) {
+    if (memory.source == nullptr)
+      fail("Block::forward", "a block with cross-attention has no memory");
+    const Matrix<T> crossed = rows();
+    cross_norm_->forward(ctx, middle, crossed, saved.cross_norm,
+                         [&](const Matrix<const T>& in, const Matrix<T>& out) {
+                           cross_->forward(ctx, *memory.source, in, memory.rows, out, saved.cross);
+                         });
+    middle = crossed;
   }
-  saved.ffn_norm.x = middle;
-  feed_forward(ctx, y, saved, statistics, replay);
+  feed_forward(ctx, middle, y, saved, statistics, replay);
 }
 
 template <class T>
-void Block<T>::forward_cached(const StepContext& ctx, const Matrix<const T>& x,
-                              const Matrix<T>& y, Saved& saved,
-                              const KeyValueCache<T>& cache) const {
-  const std::size_t tokens = x.extent(0), d = x.extent(1);
-  const Matrix<T> normed = ctx.saved->template matrix<T>(tokens, d);
-  const Matrix<T> middle = ctx.saved->template matrix<T>(tokens, d);
-  attention_norm_.forward(ctx, x, normed, saved.attention_norm);
-  attention_.forward_cached(ctx, normed, middle, cache);
-  dropout<T>(ctx, 0, config_.layer, attention_lane, x, middle, true);
-  saved.ffn_norm.x = middle;
-  feed_forward(ctx, y, saved, Vector<double>(), nullptr);
+void Block<T>::forward_cached(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
+                              Saved& saved, const KeyValueCache<T>& cache,
+                              const MemoryCache<T>& memory) const {
+  const auto rows = [&] { return ctx.saved->template matrix<T>(x.extent(0), x.extent(1)); };
+  Matrix<T> middle = rows();
+  attention_norm_.forward(ctx, x, middle, saved.attention_norm,
+                          [&](const Matrix<const T>& in, const Matrix<T>& out) {
+                            attention_.forward_cached(ctx, in, out, cache);
+                          });
+  if (cross_) {
+    const Matrix<T> crossed = rows();
+    cross_norm_->forward(ctx, middle, crossed, saved.cross_norm,
+                         [&](const Matrix<const T>& in, const Matrix<T>& out) {
+                           cross_->forward_cached(ctx, in, memory.key_value, memory.begin,
+                                                  memory.count, out);
+                         });
+    middle = crossed;
+  }
+  feed_forward(ctx, middle, y, saved, Vector<double>(), nullptr);
 }
 
 template <class T>
-void Block<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<T>& dx) const {
-  ArenaScope scope(*ctx.scratch);
-  const Matrix<T> dropped = ctx.scratch->template matrix<T>(dx.extent(0), dx.extent(1));
-  const Matrix<T> d_normed = ctx.scratch->template matrix<T>(dx.extent(0), dx.extent(1));
-  const bool drops = config_.dropout > 0 && ctx.training;
-
-  if (drops) dropout<T>(ctx, config_.dropout, config_.layer, ffn_lane, dx, dropped, false);
-  const Matrix<const T> d_ffn = drops ? dropped : dx;
-  if (moe_)
-    moe_->backward(ctx, saved.moe, d_ffn, d_normed);
-  else
-    ffn_->backward(ctx.space, *ctx.scratch, saved.ffn, saved.rows, Vector<const int>(), d_ffn,
-                   Vector<const T>(), d_normed, Vector<T>());
-  ffn_norm_.backward(ctx, saved.ffn_norm, d_normed, dx);
-
-  if (drops) dropout<T>(ctx, config_.dropout, config_.layer, attention_lane, dx, dropped, false);
-  attention_.backward(ctx, saved.attention, drops ? dropped : dx, d_normed);
-  attention_norm_.backward(ctx, saved.attention_norm, d_normed, dx);
+void Block<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<T>& dx,
+                        const Memory<T>& memory) const {
+  ffn_norm_.backward(
+      ctx, saved.ffn_norm, dx, [&](const Matrix<const T>& d_out, const Matrix<T>& d_in) {
+        if (moe_)
+          moe_->backward(ctx, saved.moe, d_out, d_in);
+        else
+          ffn_->backward(ctx.space, *ctx.scratch, saved.ffn, saved.rows, Vector<const int>(), d_out,
+                         Vector<const T>(), d_in, Vector<T>());
+      });
+  if (cross_)
+    cross_norm_->backward(
+        ctx, saved.cross_norm, dx, [&](const Matrix<const T>& d_out, const Matrix<T>& d_in) {
+          cross_->backward(ctx, *memory.source, saved.cross, d_out, d_in, memory.gradient);
+        });
+  attention_norm_.backward(ctx, saved.attention_norm, dx,
+                           [&](const Matrix<const T>& d_out, const Matrix<T>& d_in) {
+                             attention_.backward(ctx, saved.attention, d_out, d_in);
+                           });
 }
 
 template class Block<float>;

@@ -30,8 +30,6 @@ DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
       embedding_(config.vocabulary, config.moe.d_model, embedding_deviation, store, "embedding"),
       final_norm_(config.norm, config.moe.d_model, store, "final_norm") {
   const int d = config.moe.d_model;
-  if (config.layers < 1 || config.layers > 255)
-    throw InputError("layers must lie in [1, 255], not " + std::to_string(config.layers));
   if (config.heads < 1 || d % config.heads != 0)
     throw InputError(std::to_string(config.heads) + " heads do not divide d_model " +
                      std::to_string(d));
@@ -40,22 +38,19 @@ DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
   else
     positions_.emplace(config.max_length, d, embedding_deviation, store, "positions", "position");
 
+  BlockStackConfig blocks;
+  blocks.layers = config.layers;
+  blocks.heads = config.heads;
+  blocks.norm = config.norm;
+  blocks.bias = config.bias;
+  blocks.dropout = config.dropout;
+  blocks.attention_dropout = config.attention_dropout;
+  blocks.moe_every = config.moe_every;
+  blocks.moe = config.moe;
+  blocks.moe.vocabulary = config.vocabulary;
   // Each residual branch starts small, so that the sum of all keeps its size (GPT-2's rule).
-  const double residual_scale = 1 / std::sqrt(2.0 * config.layers);
-  blocks_.reserve(static_cast<std::size_t>(config.layers));
-  for (int i = 0; i < config.layers; ++i) {
-    BlockConfig block;
-    block.attention = {d, config.heads, config.bias, config.attention_dropout, residual_scale, i};
-    block.norm = config.norm;
-    block.dropout = config.dropout;
-    block.sparse = config.moe_every > 0 && i % config.moe_every == 0;
-    block.moe = config.moe;
-    block.moe.output_scale = residual_scale;
-    block.moe.causal = true;
-    block.moe.vocabulary = config.vocabulary;
-    block.layer = i;
-    blocks_.emplace_back(block, rotary_.get(), store, "blocks." + std::to_string(i));
-  }
+  blocks.residual_scale = 1 / std::sqrt(2.0 * config.layers);
+  stack_.emplace(blocks, rotary_.get(), store, "blocks");
   if (!config.tied)
     head_ = store.add({"head.weight",
                        {static_cast<std::size_t>(config.vocabulary), static_cast<std::size_t>(d)},
@@ -64,13 +59,6 @@ DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
                        false,
                        false,
                        {"vocabulary", "channel"}});
-}
-
-template <class T>
-int DecoderLm<T>::moe_layers() const {
-  int count = 0;
-  for (const Block<T>& block : blocks_) count += block.moe() != nullptr ? 1 : 0;
-  return count;
 }
 
 template <class T>
@@ -105,25 +93,12 @@ Matrix<T> DecoderLm<T>::forward(const StepContext& ctx, Saved& saved,
   if (!replay.empty() && static_cast<int>(replay.size()) != moe_layers())
     fail("DecoderLm::forward", std::to_string(replay.size()) + " routings for " +
                                    std::to_string(moe_layers()) + " MoE layers");
-  saved.blocks.resize(blocks_.size());
-  Matrix<T> x = ctx.saved->template matrix<T>(tokens, d);
+  const Matrix<T> x = ctx.saved->template matrix<T>(tokens, d);
   embed(ctx, x);
-  std::size_t layer = 0;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const Matrix<T> y = ctx.saved->template matrix<T>(tokens, d);
-    Vector<double> sums;
-    const Routing<T>* routing = nullptr;
-    if (blocks_[i].moe() != nullptr) {
-      if (statistics.extent(0) != 0)
-        sums = Vector<double>(statistics.data() + layer * statistics.extent(1),
-                              statistics.extent(1));
-      if (!replay.empty() && (replay[layer].tokens > 0 || tokens == 0)) routing = &replay[layer];
-      ++layer;
-    }
-    blocks_[i].forward(ctx, x, y, saved.blocks[i], sums, routing);
-    x = y;
-  }
-  return project(ctx, x, saved);
+  return project(
+      ctx,
+      stack_->forward(ctx, x, saved.blocks, statistics, replay.empty() ? nullptr : replay.data()),
+      saved);
 }
 
 template <class T>
@@ -146,7 +121,7 @@ void DecoderLm<T>::backward(const StepContext& ctx, Saved& saved,
         row.each(static_cast<int>(d), [&](const int j) { to[j] = T(0); });
       });
   final_norm_.backward(ctx, saved.final_norm, d_features, dx);
-  for (std::size_t i = blocks_.size(); i-- > 0;) blocks_[i].backward(ctx, saved.blocks[i], dx);
+  stack_->backward(ctx, saved.blocks, dx);
   dropout<T>(ctx, config_.dropout, 0, 0, dx, dx, false);
   if (positions_) positions_->backward(ctx, ctx.tokens.position, dx);
   embedding_.backward(ctx, ctx.tokens.ids, dx);
@@ -157,27 +132,9 @@ Matrix<T> DecoderLm<T>::forward_cached(const StepContext& ctx, Saved& saved,
                                        const std::vector<KeyValueCache<T>>& caches) const {
   const auto tokens = static_cast<std::size_t>(ctx.tokens.tokens);
   const auto d = static_cast<std::size_t>(config_.moe.d_model);
-  saved.blocks.resize(blocks_.size());
-  Matrix<T> x = ctx.saved->template matrix<T>(tokens, d);
+  const Matrix<T> x = ctx.saved->template matrix<T>(tokens, d);
   embed(ctx, x);
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const Matrix<T> y = ctx.saved->template matrix<T>(tokens, d);
-    blocks_[i].forward_cached(ctx, x, y, saved.blocks[i], caches[i]);
-    x = y;
-  }
-  return project(ctx, x, saved);
-}
-
-template <class T>
-std::vector<KeyValueCache<T>> DecoderLm<T>::make_caches(int sequences, int length) const {
-  std::vector<KeyValueCache<T>> caches(blocks_.size());
-  for (KeyValueCache<T>& cache : caches) {
-    cache.length = length;
-    cache.rows = Matrix<T>("kokomoe::model::cache",
-                           static_cast<std::size_t>(sequences) * static_cast<std::size_t>(length),
-                           2 * static_cast<std::size_t>(config_.moe.d_model));
-  }
-  return caches;
+  return project(ctx, stack_->forward_cached(ctx, x, saved.blocks, caches), saved);
 }
 
 template class DecoderLm<float>;

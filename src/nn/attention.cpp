@@ -35,6 +35,7 @@ AttentionInput<T> Attention<T>::self_attention(const StepContext& ctx,
   input.width = config_.d_model / config_.heads;
   input.dropout = config_.dropout;
   input.layer = config_.layer;
+  input.causal = config_.causal;
   return input;
 }
 

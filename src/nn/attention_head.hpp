@@ -44,13 +44,15 @@ struct AttentionDropout {
   Vector<const std::uint32_t> sequence;
   Vector<const int> position;
   T rate = 0;
+  std::uint32_t lane;  ///< above the head's bits
 
-  AttentionDropout(const StepContext& ctx, double rate_, int layer)
-      : stream(ctx.seed, Purpose::attention_dropout, ctx.step, static_cast<std::uint32_t>(layer),
-               ctx.replica),
+  AttentionDropout(const StepContext& ctx, const AttentionInput<T>& input)
+      : stream(ctx.seed, Purpose::attention_dropout, ctx.step,
+               static_cast<std::uint32_t>(input.layer), ctx.replica),
         sequence(ctx.tokens.sequence_index),
         position(ctx.tokens.position),
-        rate(ctx.training ? static_cast<T>(rate_) : T(0)) {}
+        rate(ctx.training ? static_cast<T>(input.dropout) : T(0)),
+        lane(static_cast<std::uint32_t>(input.lane) << 16) {}
 
   /// Of keys [first_key, first_key + keys), both multiples of four.
   KOKKOS_INLINE_FUNCTION void apply(int token, int head, int first_key, int keys,
@@ -59,7 +61,7 @@ struct AttentionDropout {
     for (int j = 0; j < keys; j += 4) {
       const PhiloxBlock draws = stream.block(
           sequence(token), static_cast<std::uint32_t>(position(token)),
-          static_cast<std::uint32_t>((first_key + j) / 4), static_cast<std::uint32_t>(head));
+          static_cast<std::uint32_t>((first_key + j) / 4), lane | static_cast<std::uint32_t>(head));
       for (int i = 0; i < 4; ++i)
         probability[j + i] *= open_uniform<T>(draws.word[i]) > rate ? T(1) / (T(1) - rate) : T(0);
     }

@@ -63,7 +63,7 @@ void attention_forward_teams(const StepContext& ctx, const AttentionInput<T>& in
   const int league = input.sequences * heads * blocks;
   if (league == 0) return;
   const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(width)));
-  const AttentionDropout<T> drop(ctx, input.dropout, input.layer);
+  const AttentionDropout<T> drop(ctx, input);
   const std::size_t bytes = Scratch<T>::shmem_size(width, key_block) +
                             Scratch<T>::shmem_size(query_block, key_block) +
                             Scratch<T>::shmem_size(query_block, 2);
@@ -144,7 +144,7 @@ void attention_backward_teams(const StepContext& ctx, const AttentionInput<T>& i
   const int league = input.sequences * heads;
   if (league == 0) return;
   const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(width)));
-  const AttentionDropout<T> drop(ctx, input.dropout, input.layer);
+  const AttentionDropout<T> drop(ctx, input);
   const std::size_t bytes = 2 * Scratch<T>::shmem_size(width, key_block) +
                             3 * Scratch<T>::shmem_size(query_block, key_block);
   Policy policy(ctx.space, league, team_size(ctx.space));

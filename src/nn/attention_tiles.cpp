@@ -70,7 +70,7 @@ class Forward {
   Forward(const StepContext& ctx, const AttentionInput<T>& input, const Matrix<T>& out,
           const Matrix<T>& log_sum)
       : in_(input),
-        drop_(ctx, input.dropout, input.layer),
+        drop_(ctx, input),
         out_(out),
         log_sum_(log_sum),
         scale_(static_cast<T>(1 / std::sqrt(static_cast<double>(input.width)))),
@@ -177,7 +177,7 @@ class Backward {
            const Matrix<const T>& log_sum, const Matrix<const T>& d_out, const Matrix<T>& d_query,
            const Matrix<T>& d_key, const Matrix<T>& d_value)
       : in_(input),
-        drop_(ctx, input.dropout, input.layer),
+        drop_(ctx, input),
         out_(out),
         log_sum_(log_sum),
         d_out_(d_out),

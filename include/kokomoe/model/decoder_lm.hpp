@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "kokomoe/model/block.hpp"
+#include "kokomoe/model/block_stack.hpp"
 #include "kokomoe/nn/embedding.hpp"
 
 #include <memory>
@@ -23,12 +23,12 @@ struct DecoderConfig {
   int max_length = 0;  ///< longest sequence, generation included
   NormKind norm = NormKind::rms;
   Positions positions = Positions::rotary;
-  bool bias = false;   ///< in the attention's projections
-  bool tied = true;    ///< the embedding is the output projection too
+  bool bias = false;             ///< in the attention's projections
+  bool tied = true;              ///< the embedding is the output projection too
   double dropout = 0;            ///< embedding and residual branches
   double attention_dropout = 0;  ///< attention probabilities
-  int moe_every = 1;   ///< layers i with i % moe_every == 0 are MoE; 0 = none
-  MoeConfig moe;       ///< also d_model, d_hidden, activation and bias of dense layers
+  int moe_every = 1;             ///< layers i with i % moe_every == 0 are MoE; 0 = none
+  MoeConfig moe;                 ///< also d_model, d_hidden, activation and bias of dense layers
 };
 
 /// Causal language model: embedding, pre-norm blocks, final norm, output projection.
@@ -38,7 +38,7 @@ template <class T>
 class DecoderLm {
  public:
   struct Saved {
-    std::vector<typename Block<T>::Saved> blocks;
+    typename BlockStack<T>::Saved blocks;
     typename Norm<T>::Saved final_norm;
     Matrix<T> features;  ///< (T, d) what the output projection reads
   };
@@ -58,11 +58,13 @@ class DecoderLm {
   /// Logits (T, V) of new tokens, given one cache for each block that holds the old ones.
   Matrix<T> forward_cached(const StepContext& ctx, Saved& saved,
                            const std::vector<KeyValueCache<T>>& caches) const;
-  std::vector<KeyValueCache<T>> make_caches(int sequences, int length) const;
+  std::vector<KeyValueCache<T>> make_caches(int sequences, int length) const {
+    return stack_->make_caches(sequences, length);
+  }
 
-  int moe_layers() const;
-  std::vector<Block<T>>& blocks() { return blocks_; }
-  const std::vector<Block<T>>& blocks() const { return blocks_; }
+  int moe_layers() const { return stack_->moe_layers(); }
+  std::vector<Block<T>>& blocks() { return stack_->blocks(); }
+  const std::vector<Block<T>>& blocks() const { return stack_->blocks(); }
   const DecoderConfig& config() const { return config_; }
 
  private:
@@ -75,7 +77,7 @@ class DecoderLm {
   std::unique_ptr<Rotary<T>> rotary_;
   Embedding<T> embedding_;
   std::optional<Embedding<T>> positions_;
-  std::vector<Block<T>> blocks_;
+  std::optional<BlockStack<T>> stack_;
   Norm<T> final_norm_;
   ParameterHandle head_;
 };

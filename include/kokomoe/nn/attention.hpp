@@ -18,6 +18,7 @@ struct AttentionConfig {
   double dropout = 0;       ///< on the attention probabilities
   double output_scale = 1;  ///< multiplies the deviation of the output projection
   int layer = 0;            ///< counts in the random numbers
+  bool causal = true;       ///< of self-attention: a token sees itself and what is before it
 };
 
 /// Keys and values of the tokens that a generating model has seen: (sequences * length, 2 d).
@@ -27,7 +28,7 @@ struct KeyValueCache {
   int length = 0;  ///< rows for each sequence
 };
 
-/// Causal multi-head self-attention on packed tokens. Tensors NAME.qkv.weight (3d, d) with rows
+/// Multi-head self-attention on packed tokens. Tensors NAME.qkv.weight (3d, d) with rows
 /// q, k, v, and NAME.out.weight (d, d), biases optional. Memory for training is linear in the
 /// number of tokens: x, qkv, the heads' output and one number for each token and head.
 template <class T>

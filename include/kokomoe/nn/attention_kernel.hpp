@@ -23,7 +23,7 @@ struct AttentionInput {
   int width = 0;
   bool causal = true;
   double dropout = 0;  ///< on the probabilities; drawn by (query token, head, key)
-  int layer = 0;       ///< counts in the dropout draws
+  int layer = 0, lane = 0;  ///< count in the dropout draws
 };
 
 /// out (queries, heads * width) = softmax(q k^T / sqrt(width)) v, block by block with a running
