@@ -5,6 +5,7 @@
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
 
+#include <array>
 #include <map>
 #include <numbers>
 
