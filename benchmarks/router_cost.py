@@ -120,8 +120,11 @@ def main():
     parser.add_argument("--picture", help="PNG or SVG")
     options = parser.parse_args()
     if options.source:
-        with open(options.source, encoding="utf-8") as file:
-            measured = json.load(file)
+        try:
+            with open(options.source, encoding="utf-8") as file:
+                measured = json.load(file)
+        except (OSError, ValueError) as error:
+            sys.exit(f"{options.source}: {error}")
     else:
         measured = measure(options)
     if options.json:

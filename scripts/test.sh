@@ -20,7 +20,8 @@ stage "packages"
 scripts/install_packages.sh
 for backend in openmp serial threads; do
   stage "Kokkos and Kokkos Kernels for $backend"
-  note "$(scripts/build_deps.sh "$backend" | tail -n 1)"
+  prefix="$(scripts/build_deps.sh "$backend" | tail -n 1)"
+  note "$prefix"
 done
 
 stage "build openmp"
@@ -38,7 +39,8 @@ done
 
 stage "build with CUDA"
 if command -v nvcc >/dev/null; then
-  note "$(scripts/build_deps.sh cuda | tail -n 1)"
+  prefix="$(scripts/build_deps.sh cuda | tail -n 1)"
+  note "$prefix"
   cmake --preset cuda -DKOKOMOE_DEPS_CACHE=ONLY >&2
   cmake --build build/cuda --parallel "$kokomoe_jobs" --target kokomoe test_moe >&2
   ctest --test-dir build/cuda --output-on-failure --no-tests=error -R '^launch_arguments$'

@@ -161,7 +161,7 @@ void add_bench_exchange(CLI::App& bench, Action& action) {
       "bytes, interleaved");
   command->add_option("--mib", options->mib, "sent by each rank, 2^20 bytes; several with commas")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   command->add_option("--d-model", options->d_model)->check(CLI::Range(1, 65536));
   command
       ->add_option("--d-hidden", options->d_hidden,

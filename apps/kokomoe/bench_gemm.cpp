@@ -68,14 +68,14 @@ void add_bench_gemm(CLI::App& bench, Action& action) {
       "BLAS over all cores, and its memory bandwidth");
   command->add_option("--square", options->square, "sizes of square products")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   command->add_option("--rows", options->rows, "tokens of an expert")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
-  command->add_option("--d-model", options->d_model)->check(CLI::PositiveNumber);
-  command->add_option("--d-hidden", options->d_hidden)->check(CLI::PositiveNumber);
+      ->check(positive_number());
+  command->add_option("--d-model", options->d_model)->check(positive_number());
+  command->add_option("--d-hidden", options->d_hidden)->check(positive_number());
   command->add_option("--dtype", options->dtype)->check(CLI::IsMember({"float", "double"}));
-  command->add_option("--repeats", options->repeats)->check(CLI::PositiveNumber);
+  command->add_option("--repeats", options->repeats)->check(positive_number());
   command->add_option("--json", options->json, "write to a file, or - for standard output");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {

@@ -79,8 +79,7 @@ void print_header(std::FILE* to, const LayerOptions& options, double gemm_gflops
                   double stream_gbs) {
   if (const std::string warning = placement_warning(); !warning.empty())
     std::fprintf(to, "%s\n", warning.c_str());
-  std::fprintf(to, "Experts: %s\n",
-               to_string(parse_expert_kernels(options.kernels)).c_str());
+  std::fprintf(to, "Experts: %s\n", to_string(parse_expert_kernels(options.kernels)).c_str());
   std::fprintf(to,
                "%s; T %d, d %d, h %d, %s, %s routing; GEMM %.1f GFLOP/s, stream %.1f GB/s (medians "
                "of %d; the router alone: of %d)\n",
@@ -174,10 +173,10 @@ void add_bench_layer(CLI::App& bench, Action& action) {
       "layer",
       "an MoE layer, forward and backward, against the dense layer of the same active "
       "size and the GEMM rate, interleaved");
-  command->add_option("--tokens", options->tokens)->check(CLI::PositiveNumber);
-  command->add_option("--d-model", options->d_model)->check(CLI::PositiveNumber);
-  command->add_option("--d-hidden", options->d_hidden)->check(CLI::PositiveNumber);
-  command->add_option("--experts", options->experts)->delimiter(',')->check(CLI::PositiveNumber);
+  command->add_option("--tokens", options->tokens)->check(positive_number());
+  command->add_option("--d-model", options->d_model)->check(positive_number());
+  command->add_option("--d-hidden", options->d_hidden)->check(positive_number());
+  command->add_option("--experts", options->experts)->delimiter(',')->check(positive_number());
   command->add_option("--router", options->routers)->delimiter(',');
   command->add_option("--activation", options->activation);
   command
@@ -190,9 +189,9 @@ void add_bench_layer(CLI::App& bench, Action& action) {
                    "how experts multiply: blocks of rows, a core each, or a GEMM for each expert")
       ->check(CLI::IsMember({"auto", "blocks", "gemm"}));
   command->add_option("--dtype", options->dtype)->check(CLI::IsMember({"float", "double"}));
-  command->add_option("--repeats", options->repeats)->check(CLI::PositiveNumber);
+  command->add_option("--repeats", options->repeats)->check(positive_number());
   command->add_option("--router-repeats", options->router_repeats, "of the router by itself")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   command->add_option("--json", options->json, "write to a file, or - for standard output");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {

@@ -195,8 +195,8 @@ void add_bench_step(CLI::App& bench, Action& action) {
       "a whole training step of a deck's language model on random tokens: tokens/s, the "
       "share of each part, and the GEMM rate beside it");
   command->add_option("-i,--input", options->deck, "deck (TOML); its text is not read")->required();
-  command->add_option("--repeats", options->repeats)->check(CLI::PositiveNumber);
-  command->add_option("--warm-up", options->warm_up)->check(CLI::PositiveNumber);
+  command->add_option("--repeats", options->repeats)->check(positive_number());
+  command->add_option("--warm-up", options->warm_up)->check(positive_number());
   command->add_option("--json", options->json, "write to a file, or - for standard output");
   command->add_option("overrides", options->overrides, "section/key=value ...");
   command->footer("Example: kokomoe bench step -i inputs/lm/quickstart.toml moe/experts=16");

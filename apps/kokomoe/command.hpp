@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include <functional>
+#include <limits>
 #include <string>
 
 namespace kokomoe::app {
@@ -34,6 +35,18 @@ void add_bench_gemm(CLI::App& bench, Action& action);
 void add_bench_layer(CLI::App& bench, Action& action);
 void add_bench_step(CLI::App& bench, Action& action);
 void add_bench_exchange(CLI::App& bench, Action& action);
+
+/// Takes what is above zero and finite.
+inline CLI::Validator positive_number() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        double number = 0;
+        const bool is_number = CLI::detail::lexical_cast(text, number);
+        if (is_number && number > 0 && number <= std::numeric_limits<double>::max()) return {};
+        return "must be a positive number, not " + text;
+      },
+      "POSITIVE");
+}
 
 /// Throws InputError when write_json could not write there: asked before the work is done.
 void require_json(const std::string& path);

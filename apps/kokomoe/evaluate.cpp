@@ -40,24 +40,24 @@ struct EvalOptions {
 };
 
 template <class T>
-int evaluate(LoadedModel<T>& loaded, const EvalOptions& options,
-             const Communicator& communicator) {
+int evaluate(LoadedModel<T>& loaded, const EvalOptions& options, const Communicator& communicator) {
   const LanguageModelConfig& config = loaded.model->config();
   if (config.heldout_files.empty())
     loaded.deck.refuse("data/heldout", "names no file to evaluate on");
   require_data_files(loaded.deck, DataUse::evaluation, true, communicator);
-  const EvalWindows windows(Corpus::open(config.heldout_files, *loaded.tokenizer,
-                                         config.cache_folder, communicator),
-                            config.sequence_length, config.eval_stride,
-                            config.batch_tokens / communicator.size(), communicator.size());
+  const EvalWindows windows(
+      Corpus::open(config.heldout_files, *loaded.tokenizer, config.cache_folder, communicator),
+      config.sequence_length, config.eval_stride, config.batch_tokens / communicator.size(),
+      communicator.size());
   const EvaluationReport report = loaded.model->evaluate(windows);
   if (!communicator.is_root()) return done;
   if (options.json != "-")
-    std::printf("step %lld: loss %.4f nats a token, %.4f bits per byte, perplexity %.3f, accuracy "
-                "%.4f on %lld tokens (%lld bytes)\n",
-                static_cast<long long>(loaded.step), report.loss, report.bits_per_byte,
-                report.perplexity, report.accuracy, static_cast<long long>(report.tokens),
-                static_cast<long long>(report.bytes));
+    std::printf(
+        "step %lld: loss %.4f nats a token, %.4f bits per byte, perplexity %.3f, accuracy "
+        "%.4f on %lld tokens (%lld bytes)\n",
+        static_cast<long long>(loaded.step), report.loss, report.bits_per_byte, report.perplexity,
+        report.accuracy, static_cast<long long>(report.tokens),
+        static_cast<long long>(report.bytes));
   write_json(options.json, {{"step", loaded.step},
                             {"loss", report.loss},
                             {"bits_per_byte", report.bits_per_byte},
@@ -163,8 +163,7 @@ void add_generate(CLI::App& program, Action& action) {
   command->footer("Example: echo 'In the beginning' | kokomoe generate -r runs/first");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
-      if (!std::isfinite(options->temperature))
-        throw InputError("--temperature is not a number");
+      if (!std::isfinite(options->temperature)) throw InputError("--temperature is not a number");
       if (communicator.size() > 1)
         throw InputError("generate runs on one rank, not " + std::to_string(communicator.size()));
       return with_model(options->from, options->overrides, communicator,

@@ -76,7 +76,8 @@ void print_spread(const std::vector<FidelityResult>& results) {
                 r.objective.c_str(), r.k, r.argmax_exception ? "yes" : "no", r.scale.value_or(0),
                 r.bias.value_or(0), r.variance.value_or(0), r.mse.value_or(0),
                 r.objective == "A" ? std::to_string(r.k).c_str() : "all");
-  std::printf("medians, relative to the exact gradient; bias by enumeration, variance by drawing\n");
+  std::printf(
+      "medians, relative to the exact gradient; bias by enumeration, variance by drawing\n");
 }
 
 void print_training(const std::vector<FidelityResult>& results, std::size_t count) {
@@ -96,8 +97,8 @@ void print_training(const std::vector<FidelityResult>& results, std::size_t coun
                 r.estimator.c_str(), r.objective.c_str(), r.argmax_exception ? "yes" : "no",
                 static_cast<long long>(r.step.value_or(0)),
                 r.layer ? std::to_string(*r.layer).c_str() : "all", r.cosine, r.relative_error,
-                r.relative_error_deviation.value_or(0), r.scaled_error,
-                r.redrawn_error.value_or(0), r.redrawn_error_deviation.value_or(0));
+                r.relative_error_deviation.value_or(0), r.scaled_error, r.redrawn_error.value_or(0),
+                r.redrawn_error_deviation.value_or(0));
   }
   std::fflush(stdout);
 }

@@ -71,8 +71,7 @@ int run(const Action& action, const Communicator& communicator) {
 }
 
 /// The error of a word that stands where a subcommand should, or "". Options come after it.
-std::string unknown_subcommand(const CLI::App& program,
-                               const std::vector<std::string>& arguments) {
+std::string unknown_subcommand(const CLI::App& program, const std::vector<std::string>& arguments) {
   const CLI::App* command = &program;
   for (const std::string& word : arguments) {
     const auto known = command->get_subcommands([](const CLI::App*) { return true; });
@@ -109,7 +108,8 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
       "  kokomoe plan -i inputs/lm/quickstart.toml --ranks 4\n"
       "  kokomoe generate -r runs/first --prompt 'And God said'\n"
       "Kokkos' options (--kokkos-num-threads=2, --kokkos-help, ...) may stand anywhere.\n"
-      "Exit codes: 0 done, 1 failed, 2 bad usage, deck, data or checkpoint, 75 stopped early after\n"
+      "Exit codes: 0 done, 1 failed, 2 bad usage, deck, data or checkpoint, 75 stopped early "
+      "after\n"
       "saving (run again with -r last), 143 a second SIGTERM.");
   program.set_version_flag("--version", std::string(KOKOMOE_VERSION));
   program.require_subcommand(1);

@@ -268,9 +268,9 @@ void add_plan(CLI::App& program, Action& action) {
   command
       ->add_option("--gemm-gflops", options->gemm_gflops,
                    "GEMM rate of a rank; default: measured here, in a tenth of a second")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   command->add_option("--bandwidth", options->bandwidth_gbs, "GB/s of a rank to others; default 25")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   command->add_option("--alpha", options->alpha_us, "us of a message; default 2")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--json", options->json, "write to a file, or - for standard output");

@@ -4,10 +4,10 @@
 
 #include "kokomoe/core/gemm.hpp"
 
-#include <cstdlib>
 #include <sched.h>
-#include <string>
 #include <unistd.h>
+#include <cstdlib>
+#include <string>
 
 namespace {
 
@@ -16,12 +16,11 @@ cpu_set_t initial_affinity;
 bool have_initial_affinity = false;
 
 void record_affinity(int, char**, char**) {
-  have_initial_affinity =
-      sched_getaffinity(0, sizeof initial_affinity, &initial_affinity) == 0;
+  have_initial_affinity = sched_getaffinity(0, sizeof initial_affinity, &initial_affinity) == 0;
 }
 
-[[gnu::section(".preinit_array"), gnu::used]] void (*const record)(int, char**, char**) =
-    record_affinity;
+[[maybe_unused, gnu::section(".preinit_array"),
+  gnu::used]] void (*const record)(int, char**, char**) = record_affinity;
 
 }  // namespace
 
@@ -33,8 +32,7 @@ void undo_openmp_binding() {
 
 void start_with_fast_blas(char** argv) {
   const std::string core = better_openblas_core();
-  if (core.empty() || !have_initial_affinity || std::getenv("OPENBLAS_CORETYPE") != nullptr)
-    return;
+  if (core.empty() || !have_initial_affinity || std::getenv("OPENBLAS_CORETYPE") != nullptr) return;
   setenv("OPENBLAS_CORETYPE", core.c_str(), 1);
   undo_openmp_binding();
   execv("/proc/self/exe", argv);

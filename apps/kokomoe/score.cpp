@@ -35,6 +35,8 @@ std::vector<std::string> lines_of(const std::string& path) {
 
 int score(const ScoreOptions& options) {
   require_json(options.json);
+  if (options.reference == "-" && options.hypothesis == "-")
+    throw InputError("--reference and --hypothesis both read standard input: name a file for one");
   const auto references = lines_of(options.reference), hypotheses = lines_of(options.hypothesis);
   if (references.empty()) throw InputError("\"" + options.reference + "\" has no lines");
   if (references.size() != hypotheses.size())
@@ -74,7 +76,10 @@ void add_score(CLI::App& program, Action& action) {
   auto options = std::make_shared<ScoreOptions>();
   CLI::App* command = program.add_subcommand(
       "score", "BLEU and chrF of translations, a line each, as sacrebleu computes them");
-  command->add_option("--reference", options->reference, "what they should be")->required();
+  command
+      ->add_option("--reference", options->reference,
+                   "what they should be, UTF-8 (a byte that is not counts as a character)")
+      ->required();
   command->add_option("--hypothesis", options->hypothesis,
                       "translations, or - for standard input (the default)");
   command

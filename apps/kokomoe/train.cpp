@@ -22,8 +22,9 @@ void add_train(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand("train", "train the model of a deck");
   command->add_option("-i,--input", options->training.deck,
                       "deck (TOML); not needed with -r, whose own deck is then used");
-  command->add_option("-d,--directory", options->training.run_folder,
-                      "run folder: effective.toml, metrics.jsonl, checkpoints/")
+  command
+      ->add_option("-d,--directory", options->training.run_folder,
+                   "run folder: effective.toml, metrics.jsonl, checkpoints/")
       ->required();
   command->add_option("-r,--resume", options->training.resume,
                       "go on from a step folder, or from `last` of the run folder");

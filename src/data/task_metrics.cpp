@@ -26,6 +26,30 @@ double ratio(double numerator, double denominator) {
   return denominator > 0 ? numerator / denominator : 0;
 }
 
+void require_numbers(const char* metric, const std::vector<double>& predicted,
+                     const std::vector<double>& labels) {
+  require_pairs(metric, predicted, labels);
+  for (std::size_t i = 0; i < labels.size(); ++i)
+    if (!std::isfinite(predicted[i]) || !std::isfinite(labels[i]))
+      throw Error(std::string(metric) + ": number " + std::to_string(i) + " of the " +
+                  (std::isfinite(predicted[i]) ? "labels" : "predictions") + " is not finite");
+}
+
+/// Values less their mean, the largest of size 1; empty where all are equal.
+std::vector<double> deviations(const std::vector<double>& values) {
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  if (*least == *most) return {};
+  // Halved first: the difference of two finite numbers may not be finite.
+  const double middle = 0.5 * *least + 0.5 * *most, scale = 0.5 * *most - 0.5 * *least;
+  std::vector<double> result(values.size());
+  for (std::size_t i = 0; i < values.size(); ++i)
+    result[i] = (0.5 * values[i] - 0.5 * middle) / scale;
+  const double mean =
+      std::accumulate(result.begin(), result.end(), 0.0) / static_cast<double>(result.size());
+  for (double& x : result) x -= mean;
+  return result;
+}
+
 /// 1-based, equal values sharing the mean.
 std::vector<double> ranks(const std::vector<double>& values) {
   std::vector<std::size_t> order(values.size());
@@ -85,23 +109,21 @@ double matthews_correlation(const std::vector<int>& predicted, const std::vector
 
 double pearson_correlation(const std::vector<double>& predicted,
                            const std::vector<double>& labels) {
-  require_pairs("Pearson's correlation", predicted, labels);
-  const auto n = static_cast<double>(labels.size());
-  const double mean_x = std::accumulate(predicted.begin(), predicted.end(), 0.0) / n;
-  const double mean_y = std::accumulate(labels.begin(), labels.end(), 0.0) / n;
+  require_numbers("Pearson's correlation", predicted, labels);
+  const std::vector<double> x = deviations(predicted), y = deviations(labels);
+  if (x.empty() || y.empty()) return 0;
   double xy = 0, xx = 0, yy = 0;
   for (std::size_t i = 0; i < labels.size(); ++i) {
-    const double x = predicted[i] - mean_x, y = labels[i] - mean_y;
-    xy += x * y;
-    xx += x * x;
-    yy += y * y;
+    xy += x[i] * y[i];
+    xx += x[i] * x[i];
+    yy += y[i] * y[i];
   }
   return ratio(xy, std::sqrt(xx) * std::sqrt(yy));
 }
 
 double spearman_correlation(const std::vector<double>& predicted,
                             const std::vector<double>& labels) {
-  require_pairs("Spearman's correlation", predicted, labels);
+  require_numbers("Spearman's correlation", predicted, labels);
   return pearson_correlation(ranks(predicted), ranks(labels));
 }
 

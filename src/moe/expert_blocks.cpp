@@ -19,8 +19,7 @@ namespace {
 constexpr int most_rows = 192;
 /// Hidden channels that forward takes from the first matrix to the second at a time.
 constexpr int most_hidden = 1024;
-/// Hidden channels of a unit of backward's first pass.
-constexpr int chunk_width = 64;
+constexpr int chunk_width = backward_chunk_width;
 /// Rows of W1 that backward's last pass packs at a time.
 constexpr int packed_rows = 128;
 /// Pre-activations of this many bytes leave the caches before backward reads them, so they are
@@ -210,8 +209,8 @@ class BlockProducts {
     T factor(int c) const { return d_out.factor.extent(0) == 0 ? T(1) : d_out.factor(c); }
     /// What of the factor goes into d_out_t: all, unless so little that the sums before the factor
     /// could not be told from those after it. Then W2 takes it.
-    T factor_of_rows(int c) const { return std::abs(factor(c)) < T(1e-6) ? T(1) : factor(c); }
-    bool w2_takes_factor(int c) const { return factor(c) != factor_of_rows(c); }
+    T factor_of_rows(int c) const { return w2_takes_factor(c) ? T(1) : factor(c); }
+    bool w2_takes_factor(int c) const { return std::abs(factor(c)) < T(1e-6); }
   };
 
   void backward(const ExecutionSpace& space, Arena& scratch, Backward v) const {
@@ -417,7 +416,8 @@ class BlockProducts {
     T* const dw2 = v.gradients.w2.data() + offset(expert, d, h) + begin;
     T* const factors = sums_factor_of(v, expert, chunk);
     // Rows of dW2 are far apart: the sums of several blocks stay together until they are whole.
-    const bool direct = v.d_out.factor.extent(0) == 0 && end - first == 1;
+    const bool direct =
+        v.d_out.factor.extent(0) == 0 && v.d_factor.extent(0) == 0 && end - first == 1;
     for (int b = first; b < end; ++b) {
       const Block& block = blocks_.all(b);
       const int m = block.rows, padded = Simd<T>::padded(m);

@@ -26,6 +26,9 @@ inline constexpr ExpertKernels fastest_kernels = ExpertKernels::blocks;
 inline constexpr ExpertKernels fastest_kernels = ExpertKernels::gemm;
 #endif
 
+/// Hidden channels of a unit of backward's first pass.
+inline constexpr int backward_chunk_width = 64;
+
 /// The stacked tensors of E experts: w1 (E width, d), b1 (E, width), w2 (E d, h), b2 (E, d); no
 /// biases: empty. T may be const.
 template <class T>

@@ -59,6 +59,11 @@ bool sums_factor(ExpertKernels kernels, bool layout_free) {
   return by_blocks(kernels, layout_free);
 }
 
+double factor_gradient_parts(int experts, int d_model, int d_hidden) {
+  return std::ceil(static_cast<double>(d_hidden) / detail::backward_chunk_width) * experts *
+         d_model;
+}
+
 namespace {
 
 /// Row r's bias. (E, width) biases, expert_of_row empty = expert 0.

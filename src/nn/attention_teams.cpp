@@ -128,9 +128,10 @@ void attention_forward_teams(const StepContext& ctx, const AttentionInput<T>& in
         Kokkos::parallel_for(Kokkos::TeamThreadRange(team, rows), [&](const int i) {
           const int token = view.query_begin + first_query + i;
           T* const o = &out(token, head * width);
-          const T inverse = T(1) / running(i, 1);
+          const T sum = running(i, 1);  // 0: no key at all
+          const T inverse = sum > T(0) ? T(1) / sum : T(0);
           for (int c = 0; c < width; ++c) o[c] *= inverse;
-          log_sum(token, head) = running(i, 0) + Kokkos::log(running(i, 1));
+          log_sum(token, head) = sum > T(0) ? running(i, 0) + Kokkos::log(sum) : T(0);
         });
       });
 }

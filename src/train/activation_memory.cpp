@@ -154,12 +154,38 @@ double ActivationMemory<T>::moe_backward(double tokens) const {
   const double of_rows = matrix(n, d_ + 2) + (moe.shared_experts > 0 ? token_rows : 0);
   const double router =
       of_rows + matrix(tokens, routing_.slots + 2.0 * moe.experts) + routing_.scratch * tokens;
-  if (!sharded()) return std::max(router, layer_.backward.at(tokens, n));
+  if (!sharded()) return std::max(router, layer_.backward.at(tokens, padded(n)) + gain_scratch());
   // Gradients as sent, arrived, unsorted where a part has several experts, and computed.
   const bool sorted = chunks_ * expert_ranks_ >= moe.experts;
   const double travel = matrix(n, d_) + (sorted ? 2 : 3) * matrix(n, d_ + 1);
   const double shared = moe.shared_experts > 0 ? shared_.backward.at(tokens) : 0;
-  return std::max(router, of_rows + travel + std::max(shared, experts_.backward.at(n / chunks_)));
+  return std::max(router,
+                  of_rows + travel +
+                      std::max(shared, experts_.backward.at(padded(n) / chunks_) + gain_scratch()));
+}
+
+/// Rows with what fills up each expert's last vector, where blocks of rows run: with many experts
+/// of few rows there is more of that than of rows.
+template <class T>
+double ActivationMemory<T>::padded(double rows) const {
+  const MoeConfig& moe = config_.model.moe;
+  if (!sums_factor(moe.kernels, config_.layout_free)) return rows;
+  constexpr double lanes = 64.0 / sizeof(T);
+  const double own = std::ceil(static_cast<double>(moe.experts) / expert_ranks_);
+  return std::min(lanes * rows, rows + 0.5 * (lanes - 1) * own);
+}
+
+/// Parts of the output gain's gradient, from each expert and chunk of channels; the few of the
+/// layer that was measured are among its scratch.
+template <class T>
+double ActivationMemory<T>::gain_scratch() const {
+  const MoeConfig& moe = config_.model.moe;
+  if (!moe.output_gain || !routing_.gives_gain_gradient ||
+      !sums_factor(moe.kernels, config_.layout_free))
+    return 0;
+  const double own = std::ceil(static_cast<double>(moe.experts) / expert_ranks_);
+  return sizeof(T) *
+         factor_gradient_parts(static_cast<int>(own / chunks_), moe.d_model, moe.d_hidden);
 }
 
 /// Gradients of heads, queries, keys and values.

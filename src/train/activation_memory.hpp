@@ -30,6 +30,8 @@ class ActivationMemory {
   double moe_saved(double tokens) const;
   double moe_recomputed(double tokens) const;
   double sum_kept(double tokens) const;
+  double gain_scratch() const;
+  double padded(double rows) const;
   double sharded_experts_saved(double tokens) const;
   double moe_forward(double tokens) const;
   double moe_backward(double tokens) const;

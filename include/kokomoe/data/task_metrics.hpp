@@ -6,8 +6,8 @@
 
 namespace kokomoe {
 
-/// GLUE's metrics of predictions against labels, equally many of each and at least one: else Error.
-/// Where a metric's denominator is zero it is 0, as GLUE's own scripts report it.
+/// GLUE's metrics of predictions against labels, equally many of each, at least one, and finite: else
+/// Error. Where a metric's denominator is zero it is 0: a correlation with what is constant, say.
 
 double accuracy(const std::vector<int>& predicted, const std::vector<int>& labels);
 

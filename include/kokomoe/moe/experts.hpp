@@ -21,6 +21,8 @@ struct ExpertTensors;
 
 /// See Experts::sums_factor.
 bool sums_factor(ExpertKernels kernels, bool layout_free);
+/// Numbers of scratch that d_factor takes, for `experts` of one part.
+double factor_gradient_parts(int experts, int d_model, int d_hidden);
 
 struct ExpertsConfig {
   int experts = 1;   ///< E, over all ranks

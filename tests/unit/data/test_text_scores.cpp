@@ -116,5 +116,18 @@ TEST_CASE("task metrics are scikit-learn's and scipy's", "[scores]") {
     CHECK(std::abs(spearman_correlation(x, y) - number(at + "spearman")) < tolerance);
   }
   CHECK(pearson_correlation({1, 1}, {2, 3}) == 0);
+  const std::vector<double> constant(10, 0.1), rising{1, 2, 3, 4, 5, 6, 7, 8, 9, 11};
+  CHECK(pearson_correlation(constant, constant) == 0);
+  CHECK(pearson_correlation(constant, rising) == 0);
+  CHECK(spearman_correlation(rising, constant) == 0);
+  std::vector<double> large = rising;
+  for (double& x : large) x *= 1e307;
+  CHECK(std::abs(pearson_correlation(large, rising) - 1) < tolerance);
+  std::vector<double> broken = rising;
+  broken[3] = std::nan("");
+  CHECK(message_of<Error>([&] { spearman_correlation(broken, rising); }) ==
+        "Spearman's correlation: number 3 of the predictions is not finite");
+  CHECK(message_of<Error>([&] { pearson_correlation(rising, broken); }) ==
+        "Pearson's correlation: number 3 of the labels is not finite");
   CHECK(message_of<Error>([] { accuracy({1}, {}); }) == "accuracy: 1 predictions and 0 labels");
 }

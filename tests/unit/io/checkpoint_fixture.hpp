@@ -52,7 +52,8 @@ std::string bits_of(const ParameterStore<T>& store) {
   std::string bits;
   for (const Group group : {Group::replicated, Group::expert, Group::state}) {
     const auto& buffer = store.buffer(group);
-    for (const auto& view : {buffer.value, buffer.moment1, buffer.moment2}) {
+    const Vector<T> views[] = {buffer.value, buffer.moment1, buffer.moment2};
+    for (const Vector<T>& view : views) {
       const auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), view);
       bits.append(reinterpret_cast<const char*>(host.data()), host.size() * sizeof(T));
     }

@@ -288,9 +288,9 @@ TEST_CASE("a layer refuses what does not go together", "[layer]") {
   CHECK_THAT(refusal(config), contains("d_hidden 0"));
   CHECK_THAT(message_of<Error>([] {
                PackedStep step({9});
-               ParameterStore<float> half(1, 2);
-               const MoeLayer<float> layer(small_config("switch"), 0, half, "moe");
-               half.allocate(ExecutionSpace(), 1);
+               ParameterStore<float> shard(1, 2);
+               const MoeLayer<float> layer(small_config("switch"), 0, shard, "moe");
+               shard.allocate(ExecutionSpace(), 1);
                MoeLayer<float>::Saved saved;
                layer.forward(step.ctx, Matrix<float>("x", 9, 5), Matrix<float>("y", 9, 5), saved);
              }),

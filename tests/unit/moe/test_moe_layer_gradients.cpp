@@ -267,6 +267,6 @@ TEST_CASE("expert_grad = probability gives the expert p dL/dy", "[layer][gradien
   const auto full = expert_gradient("weight", 1);
   CHECK(expert_gradient("probability", 1) == full);
   CHECK(expert_gradient("probability", 0.5) == full);
-  const auto half = expert_gradient("weight", 0.5);
-  for (std::size_t i = 0; i < full.size(); ++i) CHECK(half[i] == 0.5 * full[i]);
+  const auto halved = expert_gradient("weight", 0.5);
+  for (std::size_t i = 0; i < full.size(); ++i) CHECK(halved[i] == 0.5 * full[i]);
 }

@@ -78,10 +78,10 @@ struct Rig {
     const auto z = read(set + "/z"), y = read(set + "/y");
     const bool noisy = variant.router == "noisy_top_k";
     for (std::size_t t = 0; t < shape[0]; ++t)
-      for (const auto* half : {&z, &y})
-        if (noisy || half == &z)
-          logits.insert(logits.end(), half->begin() + static_cast<std::ptrdiff_t>(t * shape[1]),
-                        half->begin() + static_cast<std::ptrdiff_t>((t + 1) * shape[1]));
+      for (const auto* side : {&z, &y})
+        if (noisy || side == &z)
+          logits.insert(logits.end(), side->begin() + static_cast<std::ptrdiff_t>(t * shape[1]),
+                        side->begin() + static_cast<std::ptrdiff_t>((t + 1) * shape[1]));
     if (variant.router == "deepseek_v3") router.set("bias", read(set + "/bias"));
     if (variant.router == "default_moe") router.set("mean_output", read(set + "/table"));
   }

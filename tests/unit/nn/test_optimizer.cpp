@@ -5,6 +5,7 @@
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
 
+#include <array>
 #include <map>
 #include <numbers>
 
@@ -36,7 +37,8 @@ struct Store {
         fill_device(store.gradient_vector(store.find(entry.spec.name)),
                     draw.many<T>(entry.size, 0.1));
   }
-  static constexpr const char* trained[] = {"a.weight", "a.bias", "experts.w1", "experts.b1"};
+  static constexpr std::array<const char*, 4> trained = {"a.weight", "a.bias", "experts.w1",
+                                                         "experts.b1"};
   ParameterStore<T> store;
 };
 
