@@ -18,8 +18,7 @@ if [[ -f "$folder/sums" ]] && (cd "$folder" && sha256sum --status --check sums);
   exit 0
 fi
 for tool in apt-get dpkg-deb; do
-  command -v "$tool" >/dev/null || die "no $tool here: the text comes from Debian's packages. With two
-       files of your own, a sentence a line, no script is needed: see docs/translation.md"
+  command -v "$tool" >/dev/null || die "no $tool here: the text comes from Debian's packages"
 done
 
 stage "fetching documentation in two languages"

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/model/decoder_lm.hpp"
 
+#include "kokomoe/core/clear.hpp"
 #include "kokomoe/core/error.hpp"
-#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/nn/dropout.hpp"
 #include "kokomoe/parameters/products.hpp"
 
@@ -114,12 +114,7 @@ void DecoderLm<T>::backward(const StepContext& ctx, Saved& saved,
     add_weight_gradient<T>(ctx, d_logits, saved.features, *store_, head());
     multiply<T>(ctx, Transpose::no, d_logits, store_->value(head()), false, d_features);
   }
-  for_each_row(
-      KOKOMOE_LABEL("model::zero"), ctx.space, static_cast<int>(tokens),
-      KOKKOS_LAMBDA(const Row& row) {
-        T* const to = &dx(row.index(), 0);
-        row.each(static_cast<int>(d), [&](const int j) { to[j] = T(0); });
-      });
+  clear(ctx.space, dx);
   final_norm_.backward(ctx, saved.final_norm, d_features, dx);
   stack_->backward(ctx, saved.blocks, dx);
   dropout<T>(ctx, config_.dropout, 0, 0, dx, dx, false);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/moe/moe_layer.hpp"
 
+#include "kokomoe/core/clear.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/capacity.hpp"
@@ -270,7 +271,7 @@ void MoeLayer<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<co
       add_column_gradient<T>(ctx, dy, saved.mixed, *store_, gain_);
     } else {
       d_gain = ctx.scratch->template vector<T>(d);
-      Kokkos::deep_copy(ctx.space, d_gain, T(0));
+      clear(ctx.space, d_gain);
     }
     const Vector<const T> gain = store_->value_vector(gain_);
     if (router_->adds_output()) {

@@ -3,6 +3,7 @@
 #include "kokomoe/moe/detail/one_hot_gate.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/detail/logit_row.hpp"
 
 namespace kokomoe::detail {
@@ -36,11 +37,10 @@ Routing<T> OneHotGateRouter<T>::route_logits(const StepContext& ctx, const Matri
   require_shape("OneHotGateRouter", "logits", z, rows, static_cast<std::size_t>(experts));
   const int slots = replay != nullptr ? replay->slots_per_token : ctx.training ? experts : 1;
   const std::size_t all = rows * static_cast<std::size_t>(slots);
-  if (replay != nullptr &&
-      ((slots != experts && slots != 1) || replay->expert.extent(0) != all ||
-       replay->scale.extent(0) != all ||
-       (replay->kept.extent(0) != 0 &&
-        (replay->kept.extent(0) != rows || replay->kept.extent(1) != columns))))
+  if (replay != nullptr && ((slots != experts && slots != 1) || replay->expert.extent(0) != all ||
+                            replay->scale.extent(0) != all ||
+                            (replay->kept.extent(0) != 0 && (replay->kept.extent(0) != rows ||
+                                                             replay->kept.extent(1) != columns))))
     fail("OneHotGateRouter", "the routing to replay is of another router");
   Routing<T> routing = make_token_choice<T>(ctx.space, *ctx.saved, tokens, experts, slots);
   routing.probability = ctx.saved->template matrix<T>(rows, columns);
@@ -60,7 +60,8 @@ Routing<T> OneHotGateRouter<T>::route_logits(const StepContext& ctx, const Matri
   const Routing<T> old = replaying ? *replay : Routing<T>();
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::one_hot_gate"),
-      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, tokens), KOKKOS_LAMBDA(const int t) {
+      Kokkos::RangePolicy<ExecutionSpace, InArguments>(ctx.space, 0, tokens),
+      KOKKOS_LAMBDA(const int t) {
         const RoundRow<T> row(&z(t, 0), experts, nullptr, 0);
         for (int e = 0; e < experts; ++e)
           kept(t, e) = !replaying ? mask.keeps(row.value(e), row.maximum())
@@ -120,9 +121,8 @@ void OneHotGateRouter<T>::logits_backward(const StepContext& ctx, const Matrix<c
         if (!reinmax) return;
         const LogitRow<T> row(&z(t, 0), experts);
         const auto exponential = [&](int e) {
-          return kept(t, e) != 0
-                     ? Kokkos::exp((row.value(e) - row.maximum()) * inverse_temperature)
-                     : T(0);
+          return kept(t, e) != 0 ? Kokkos::exp((row.value(e) - row.maximum()) * inverse_temperature)
+                                 : T(0);
         };
         T sum = 0;
         for (int e = 0; e < experts; ++e) sum += exponential(e);

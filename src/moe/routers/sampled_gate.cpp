@@ -3,6 +3,7 @@
 #include "kokomoe/moe/detail/sampled_gate.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/detail/logit_row.hpp"
 
 namespace kokomoe::detail {
@@ -53,14 +54,13 @@ struct Rounds {
         s = old_scale(n);
       } else if (training) {
         if (sampling)
-          chosen = draws.expert(t, row, r, inverse_temperature,
-                                [&](int e) { return keep[e] != 0; });
+          chosen =
+              draws.expert(t, row, r, inverse_temperature, [&](int e) { return keep[e] != 0; });
         s = law.draw(draws.coin_of(t, r), chosen == row.argmax());
       }
       const auto exponential = [&](int e) {
-        return keep[e] != 0
-                   ? Kokkos::exp((row.value(e) - row.maximum()) * inverse_temperature)
-                   : T(0);
+        return keep[e] != 0 ? Kokkos::exp((row.value(e) - row.maximum()) * inverse_temperature)
+                            : T(0);
       };
       T sum = 0;
       for (int e = 0; e < experts; ++e) {
@@ -77,7 +77,8 @@ struct Rounds {
       if (gradient_weight.extent(0) != 0) gradient_weight(n) = p_chosen;
     }
     if (balance.extent(0) != 0)
-      softmax_row(LogitRow<T>(&z(t, 0), experts), [](int) { return true; }, &balance(t, 0));
+      softmax_row(
+          LogitRow<T>(&z(t, 0), experts), [](int) { return true; }, &balance(t, 0));
   }
 };
 
@@ -88,22 +89,29 @@ std::vector<RouterOption> sampling_options(double mask_eps) {
            "experts whose relative distance to the best exceeds twice this are left out; 0 = no "
            "mask at all",
            0, 1e30},
-          {"mask", std::string("maximum"),
+          {"mask",
+           std::string("maximum"),
            "distance relative to max(|z|, m) (maximum, the published code) or |z| + |m| (sum, "
-           "GRIN's text)", 0, 0, {"maximum", "sum"}},
+           "GRIN's text)",
+           0,
+           0,
+           {"maximum", "sum"}},
           {"sampling", true, "false: always the argmax"}};
 }
 
 RouterInfo sampled_gate_info(const SampledGateRule& rule) {
   RouterInfo info{rule.name, rule.summary, rule.paper, sampling_options(rule.mask_eps)};
-  info.options.push_back({"argmax_exception", rule.scale.argmax_exception,
-                          "the argmax always takes the full weight"});
+  info.options.push_back(
+      {"argmax_exception", rule.scale.argmax_exception, "the argmax always takes the full weight"});
   info.options.push_back({"grad_factor", rule.grad_factor,
                           "factor on the task's gradient to the chosen probability", -1e30, 1e30});
-  info.options.push_back({"expert_grad", std::string("weight"),
+  info.options.push_back({"expert_grad",
+                          std::string("weight"),
                           "what scales the expert's gradient: weight (published code) or "
                           "probability (GRIN)",
-                          0, 0, {"weight", "probability"}});
+                          0,
+                          0,
+                          {"weight", "probability"}});
   if (rule.temperature > 0)
     info.options.push_back({"temperature", rule.temperature,
                             "p = softmax(z / temperature) in draw, weight and gradient; the "
@@ -180,7 +188,7 @@ Routing<T> SampledGateRouter<T>::route_logits(const StepContext& ctx, const Matr
   }
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::sampled_gate"),
-      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, tokens),
+      Kokkos::RangePolicy<ExecutionSpace, InArguments>(ctx.space, 0, tokens),
       KOKKOS_LAMBDA(const int t) { rounds.token(t); });
   return routing;
 }
@@ -238,8 +246,8 @@ void SampledGateRouter<T>::backward(const StepContext& ctx, const Matrix<const T
           T d_log = exponential(chosen) / sum * d_p;
           if (score.extent(0) != 0) d_log += score(t);
           for (int e = 0; e < experts; ++e)
-            out[e] += inverse_temperature * d_log *
-                      ((e == chosen ? T(1) : T(0)) - exponential(e) / sum);
+            out[e] +=
+                inverse_temperature * d_log * ((e == chosen ? T(1) : T(0)) - exponential(e) / sum);
         }
       });
 }

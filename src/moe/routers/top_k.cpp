@@ -3,6 +3,7 @@
 #include "kokomoe/moe/routers/top_k.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/moe/detail/logit_row.hpp"
 
 namespace kokomoe {
@@ -28,13 +29,13 @@ Routing<T> route_top_k(const StepContext& ctx, const char* who, const TopKRule& 
   const GroupChoice<T> groups(ctx, rule.groups, z.extent(0));
   Kokkos::parallel_for(
       KOKOMOE_LABEL("moe::router::top_k"),
-      Kokkos::RangePolicy<ExecutionSpace>(ctx.space, 0, tokens), KOKKOS_LAMBDA(const int t) {
+      Kokkos::RangePolicy<ExecutionSpace, InArguments>(ctx.space, 0, tokens),
+      KOKKOS_LAMBDA(const int t) {
         for (int e = 0; e < experts; ++e) p(t, e) = z(t, e) * jitter.factor(t, e);
         const LogitRow<T> row(&p(t, 0), experts);
         // Sums of probabilities, not of logits; a best one alone is best by its logit.
         groups.choose(t, [&](int e) {
-          return groups.limit.summed > 1 ? Kokkos::exp(row.value(e) - row.maximum())
-                                         : row.value(e);
+          return groups.limit.summed > 1 ? Kokkos::exp(row.value(e) - row.maximum()) : row.value(e);
         });
         // Groups that were left out lose to everything, like NaN.
         const auto value = [&](int e) {
@@ -56,7 +57,8 @@ Routing<T> route_top_k(const StepContext& ctx, const char* who, const TopKRule& 
           }
           for (int r = 0; r < k; ++r) weight(t * k + r) /= sum;
         }
-        softmax_row(row, [](int) { return true; }, &p(t, 0));
+        softmax_row(
+            row, [](int) { return true; }, &p(t, 0));
         if (before)
           for (int r = 0; r < k; ++r) weight(t * k + r) = p(t, expert(t * k + r));
       });
@@ -90,18 +92,16 @@ void top_k_backward(const StepContext& ctx, const TopKRule& rule, const Jitter<T
         for (int r = 0; r < k; ++r) mean += weight(t * k + r) * d_weight(t * k + r);
         for (int r = 0; r < k; ++r) {
           const int e = expert(t * k + r);
-          d_z(t, e) +=
-              jitter.factor(t, e) * weight(t * k + r) * (d_weight(t * k + r) - mean);
+          d_z(t, e) += jitter.factor(t, e) * weight(t * k + r) * (d_weight(t * k + r) - mean);
         }
       });
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                  \
-  template Routing<T> route_top_k<T>(const StepContext&, const char*, const TopKRule&,          \
-                                     const Jitter<T>&, const Matrix<const T>&,                  \
-                                     const Routing<T>*);                                        \
-  template void top_k_backward<T>(const StepContext&, const TopKRule&, const Jitter<T>&,        \
-                                  const Routing<T>&, const Vector<const T>&,                    \
+#define KOKOMOE_INSTANTIATE(T)                                                                     \
+  template Routing<T> route_top_k<T>(const StepContext&, const char*, const TopKRule&,             \
+                                     const Jitter<T>&, const Matrix<const T>&, const Routing<T>*); \
+  template void top_k_backward<T>(const StepContext&, const TopKRule&, const Jitter<T>&,           \
+                                  const Routing<T>&, const Vector<const T>&,                       \
                                   const Matrix<const T>&, const Matrix<T>&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
@@ -111,12 +111,16 @@ KOKOMOE_INSTANTIATE(double)
 
 template <class T>
 RouterInfo TopKRouter<T>::info() {
-  RouterInfo info{"top_k", "the k largest logits, softmax before or after the choice",
+  RouterInfo info{"top_k",
+                  "the k largest logits, softmax before or after the choice",
                   "GLaM, arXiv 2112.06905; Mixtral, arXiv 2401.04088",
                   {detail::jitter_option(),
-                   {"softmax", std::string("before"),
+                   {"softmax",
+                    std::string("before"),
                     "before: weights are probabilities over all experts; after: over the chosen",
-                    0, 0, {"before", "after"}}}};
+                    0,
+                    0,
+                    {"before", "after"}}}};
   for (RouterOption& option : detail::group_options("best"))
     info.options.push_back(std::move(option));
   info.takes_k = info.takes_capacity = true;
@@ -141,12 +145,11 @@ Routing<T> TopKRouter<T>::route_logits(const StepContext& ctx, const Matrix<cons
 
 template <class T>
 void TopKRouter<T>::logits_backward(const StepContext& ctx, const Matrix<const T>&,
-                                    const Routing<T>& routing,
-                                    const RouterFeedback<T>& feedback,
+                                    const Routing<T>& routing, const RouterFeedback<T>& feedback,
                                     const Matrix<T>& d_z) const {
   const detail::Jitter<T> jitter(ctx, this->stream(ctx, Purpose::jitter), jitter_);
-  detail::top_k_backward<T>(ctx, rule_, jitter, routing, feedback.d_weight,
-                            feedback.d_probability, d_z);
+  detail::top_k_backward<T>(ctx, rule_, jitter, routing, feedback.d_weight, feedback.d_probability,
+                            d_z);
 }
 
 template class TopKRouter<float>;
