@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/model/encoder_decoder.hpp"
 
+#include "kokomoe/core/clear.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/parameters/products.hpp"
@@ -44,7 +45,7 @@ Matrix<double> some_rows(const Matrix<double>& all, int first, int rows) {
 template <class T>
 Matrix<T> zeros(const ExecutionSpace& space, Arena& arena, std::size_t rows, std::size_t columns) {
   const Matrix<T> x = arena.matrix<T>(rows, columns);
-  Kokkos::deep_copy(space, x, T(0));
+  clear(space, x);
   return x;
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/core/clear.hpp"
 #include "kokomoe/nn/dropout.hpp"
 #include "kokomoe/nn/norm.hpp"
 
@@ -59,7 +60,7 @@ class Residual {
     const Matrix<T> d_in = rows();
     if (config_.post_norm) {
       const Matrix<T> d_sum = rows();
-      Kokkos::deep_copy(ctx.space, d_sum, T(0));
+      clear(ctx.space, d_sum);
       norm_.backward(ctx, saved, dx, d_sum);
       Kokkos::deep_copy(ctx.space, dx, d_sum);
     }
