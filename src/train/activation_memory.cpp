@@ -131,10 +131,11 @@ double ActivationMemory<T>::scratch(std::int64_t tokens_of_rank) const {
     block = std::max(block, moe_backward(tokens));
     forward = std::max(forward, token_rows + moe_forward(tokens));
   }
-  // Gradients of a block's output and input, beside those that go from block to block.
+  // Gradients of a branch's input and, with dropout, output, beside those that go from block to block.
+  const double branch = (config_.model.dropout > 0 ? 2 : 1) * token_rows;
   const double backward =
-      2 * token_rows + std::max({2 * token_rows + block, token_rows, head_scratch(tokens),
-                                 embedding_scratch(tokens)});
+      2 * token_rows +
+      std::max({branch + block, token_rows, head_scratch(tokens), embedding_scratch(tokens)});
   return std::max(backward, forward);
 }
 
