@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/moe/auxiliary_loss.hpp"
 
+#include "kokomoe/core/clear.hpp"
 #include "kokomoe/core/column_sum.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parameters/products.hpp"
@@ -231,11 +232,7 @@ template <class T>
 void z_loss_gradient(const ExecutionSpace& space, double c, const Matrix<const T>& z, int experts,
                      double tokens, const Matrix<T>& d_z) {
   if (c == 0) {
-    const Vector<T> flat(d_z.data(), d_z.size());
-    Kokkos::parallel_for(
-        KOKOMOE_LABEL("moe::auxiliary::no_z_loss"),
-        Kokkos::RangePolicy<ExecutionSpace>(space, 0, flat.extent(0)),
-        KOKKOS_LAMBDA(const std::size_t i) { flat(i) = T(0); });
+    clear(space, d_z);
     return;
   }
   const int columns = static_cast<int>(d_z.extent(1));

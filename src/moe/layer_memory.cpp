@@ -199,7 +199,7 @@ RoutingMemory measure_routing(const MoeConfig& config, int sequence_length) {
   return {static_cast<double>(saved.high_water()) / tokens,
           static_cast<double>(scratch.high_water()) / tokens,
           static_cast<double>(routing.slots()) / tokens, aims ? config.k : running / tokens,
-          gives_gain_gradient(*router, routing)};
+          router->gives_gain_gradient()};
 }
 
 template <class T>

@@ -222,8 +222,8 @@ void MoeLayer<T>::mix(const StepContext& ctx, Saved& saved, const Matrix<T>& y,
   if (first_time) router_->after_experts(ctx, routing, out, saved.plan.slot_of_row);
   watch.add_to(saved.seconds_experts);
 
-  saved.keeps_mixed = gain_.valid() && !(experts_.sums_factor(ctx.layout_free) &&
-                                         gives_gain_gradient(*router_, routing));
+  saved.keeps_mixed =
+      gain_.valid() && !(experts_.sums_factor(ctx.layout_free) && router_->gives_gain_gradient());
   saved.mixed = saved.keeps_mixed ? ctx.saved->template matrix<T>(tokens, d) : Matrix<T>();
   const Matrix<T> mixed = saved.keeps_mixed ? saved.mixed : y;
   const Vector<const T> gain =

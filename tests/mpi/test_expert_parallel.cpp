@@ -40,6 +40,9 @@ std::vector<Case> cases() {
   all.push_back({"sparsemixer, 4 experts", config_of("sparsemixer", 4, 1)});
   all.push_back({"sparsemixer, 7 experts", config_of("sparsemixer", 7, 1)});
   all.push_back({"switch, fewer experts than ranks", config_of("switch", 2, 1)});
+  // A rank without tokens must decide as the others do who sums the gain's gradient.
+  all.push_back({"experts with weights of their own", config_of("sparsemixer", 4, 1)});
+  all.back().config.options.set("expert_grad", std::string("probability"));
   all.push_back({"top_k, 5 experts, k = 3", config_of("top_k", 5, 3)});
   Case shared{"shared experts, swiglu, no bias", config_of("top_k", 6, 2)};
   shared.config.shared_experts = 1;

@@ -16,7 +16,7 @@ struct RoutingMemory {
   double scratch = 0;  ///< bytes, on the way forward
   double slots = 0;
   double rows = 0;  ///< assignments that run, unless a capacity drops them
-  bool gives_gain_gradient = true;  ///< see router.hpp
+  bool gives_gain_gradient = true;  ///< see Router
 };
 
 /// Routes random tokens of one sequence, at most `sequence_length`, by config.router. Where k is

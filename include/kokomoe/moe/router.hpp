@@ -77,6 +77,12 @@ class Router {
   virtual void add_output(const StepContext&, const Routing<T>&, const Matrix<T>&) const {}
   /// True when add_output does something.
   virtual bool adds_output() const { return false; }
+  /// True when route_logits fills expert_gradient_weight in training.
+  virtual bool weights_expert_gradients() const { return false; }
+  /// Whether experts can give the gradient of an output gain in backward, so that nobody keeps what it
+  /// multiplied: they are all that it multiplies, and their gradients' weights those of the sum. Of
+  /// the router, not of a batch: ranks must agree, those without tokens too.
+  bool gives_gain_gradient() const { return !adds_output() && !weights_expert_gradients(); }
 
   /// ADDS to sum (1) the router's own auxiliary loss, summed over this rank's tokens and weighted;
   /// its gradient belongs into logits_backward. Default: it has none.
@@ -120,12 +126,5 @@ class Router {
   ParameterStore<T>* store_;
   ParameterHandle weight_;
 };
-
-/// Whether experts can give the gradient of an output gain in backward, so that nobody keeps what it
-/// multiplied: they must be all that it multiplies, and their gradients' weights those of the sum.
-template <class T>
-bool gives_gain_gradient(const Router<T>& router, const Routing<T>& routing) {
-  return !router.adds_output() && routing.expert_gradient_weight.extent(0) == 0;
-}
 
 }  // namespace kokomoe

@@ -141,6 +141,7 @@ class SampledGateRouter : public Router<T> {
                        const Routing<T>& routing, const RouterFeedback<T>& feedback,
                        const Matrix<T>& d_z) const override;
   EstimatorInfo estimator() const override;
+  bool weights_expert_gradients() const override { return probability_gradient_; }
 
   /// The same with score (T) times d log p_D of every round added; empty = none.
   void backward(const StepContext& ctx, const Matrix<const T>& z, const Routing<T>& routing,
