@@ -95,3 +95,12 @@ ends_with() {
   wait "$pid" || status=$?
   ((status == $1)) || { tail -n 5 "$2" >&2; fail "exit $status, expected $1"; }
 }
+
+# fill_disk ROOM: fills the file system at disk/ with disk/filler until ROOM (5K) is left, and never
+# takes more on the way: a run that writes a row of metrics just then would meet a full disk.
+fill_disk() {
+  local tries=0 free
+  until free="$(stat -f -c '%a * %S' disk)" && fallocate -l "$((free - ${1%K} * 1024))" disk/filler; do
+    ((++tries < 20)) || fail "cannot fill the disk up to $1"
+  done
+}

@@ -24,9 +24,7 @@ for policy in stop go_on; do
   touch "$run/checkpoint_now"
   await ' saved ' "$policy.txt"
   first="$(cat "$run/checkpoints/latest")"
-  # Some room, not enough for a checkpoint.
-  head -c 100M /dev/zero >disk/filler 2>/dev/null || true
-  truncate -s -120K disk/filler
+  fill_disk 120K  # some room, not enough for a checkpoint
   touch "$run/checkpoint_now"
   if [[ $policy == stop ]]; then
     ends_with 1 "$policy.txt"
@@ -39,8 +37,7 @@ for policy in stop go_on; do
     rm disk/filler
     touch "$run/checkpoint_now"
     await_that bash -c "[[ \"\$(cat $run/checkpoints/latest)\" != $first ]]"
-    head -c 100M /dev/zero >disk/filler 2>/dev/null || true
-    truncate -s -120K disk/filler
+    fill_disk 120K
     # The save that ends a run has to succeed: 1, and no crash of what failed saves left behind.
     touch "$run/stop"
     ends_with 1 "$policy.txt"
@@ -58,7 +55,7 @@ done
 # A run whose saves failed on the way, and which ends well, ends with 0.
 start disk/well train/steps=400 checkpoint/on_failure=go_on
 await '^step 3/' well.txt
-head -c 100M /dev/zero >disk/filler 2>/dev/null || true
+fill_disk 0K
 touch disk/well/checkpoint_now
 await 'is not saved' well.txt
 rm disk/filler

@@ -31,11 +31,6 @@ program() {
 count() { grep -Ec -- "$1" "$2" || true; }
 more_than() { (($(count "$2" "$3") > $1)); }
 
-fill() {
-  head -c 100M /dev/zero >disk/filler 2>/dev/null || true
-  truncate -s "-$1" disk/filler
-}
-
 whole_rows() {
   "$KOKOMOE_PYTHON" -c 'import json, sys
 for number, line in enumerate(open(sys.argv[1]), 1):
@@ -65,7 +60,7 @@ for reserve in real lies; do
       touch disk/run/checkpoint_now
       await_that more_than "$saved" ' saved ' run.txt
       latest="$(cat disk/run/checkpoints/latest)"
-      fill "$room"
+      fill_disk "$room"
       failed="$(count 'is not saved' run.txt)"
       touch disk/run/checkpoint_now
       await_that more_than "$failed" 'is not saved' run.txt
@@ -89,7 +84,7 @@ for reserve in real lies; do
     program "$ranks" "$reserve" 60
     cp disk/run/effective.toml deck_before.toml
     for room in 0K 5K 150K; do
-      fill "$room"
+      fill_disk "$room"
       expect 1 'cannot save checkpoint|cannot be written: No space' \
         "${program[@]}" "${more[@]}"
       rm disk/filler

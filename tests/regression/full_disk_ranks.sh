@@ -44,8 +44,7 @@ for case in 2:500K 2:100K 2:20K 2:readonly 3:20K 3:400K 4:20K 4:400K 2:lies 3:li
     mount -o remount,bind,ro disk/run/checkpoints
     reason='cannot save checkpoint: .*Read-only file system'
   else
-    head -c 100M /dev/zero >disk/filler 2>/dev/null || true
-    truncate -s "-${room/lies/500K}" disk/filler
+    fill_disk "${room/lies/500K}"
     reason='free that much, or lower checkpoint/keep'
   fi
   touch disk/run/checkpoint_now
