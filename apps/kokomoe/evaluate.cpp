@@ -8,6 +8,7 @@
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/training_run.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -17,10 +18,11 @@ namespace kokomoe::app {
 
 namespace {
 
-/// Calls work(LoadedModel<T>&) with the type that the checkpoint's deck says.
-template <class Work>
+/// Calls load(step folder, zero of T) with the type that the checkpoint's deck says, then
+/// work(loaded).
+template <class Load, class Work>
 int with_model(const std::string& from, const std::vector<std::string>& overrides,
-               const Communicator& communicator, const Work& work) {
+               const Communicator& communicator, const Load& load, const Work& work) {
   const auto run = [&](auto loaded) {
     if (communicator.is_root())
       for (const std::string& note : loaded.notes) std::cerr << "note: " << note << std::endl;
@@ -29,9 +31,7 @@ int with_model(const std::string& from, const std::vector<std::string>& override
   // Once: a training that saves meanwhile must not put another step under the same name.
   const std::string step = resolve_checkpoint(from, communicator);
   const Deck deck = deck_of_checkpoint(step, overrides, communicator);
-  if (deck.text("run/precision") == "double")
-    return run(load_language_model<double>(step, overrides, communicator));
-  return run(load_language_model<float>(step, overrides, communicator));
+  return deck.text("run/precision") == "double" ? run(load(step, 0.0)) : run(load(step, 0.0F));
 }
 
 struct EvalOptions {
@@ -40,32 +40,30 @@ struct EvalOptions {
 };
 
 template <class T>
-int evaluate(LoadedModel<T>& loaded, const EvalOptions& options, const Communicator& communicator) {
-  const LanguageModelConfig& config = loaded.model->config();
-  if (config.heldout_files.empty())
-    loaded.deck.refuse("data/heldout", "names no file to evaluate on");
-  require_data_files(loaded.deck, DataUse::evaluation, true, communicator);
-  const EvalWindows windows(
-      Corpus::open(config.heldout_files, *loaded.tokenizer, config.cache_folder, communicator),
-      config.sequence_length, config.eval_stride, config.batch_tokens / communicator.size(),
-      communicator.size());
-  const EvaluationReport report = loaded.model->evaluate(windows);
+int evaluate(Loaded<Trainer<T>>& loaded, const EvalOptions& options,
+             const Communicator& communicator) {
+  if (loaded.model->heldout_tokens() == 0)
+    loaded.deck.refuse(task_of(loaded.deck).heldout_keys.front(), "names no file to evaluate on");
+  const Evaluation report = loaded.model->evaluate_heldout();
   if (!communicator.is_root()) return done;
-  if (options.json != "-")
-    std::printf(
-        "step %lld: loss %.4f nats a token, %.4f bits per byte, perplexity %.3f, accuracy "
-        "%.4f on %lld tokens (%lld bytes)\n",
-        static_cast<long long>(loaded.step), report.loss, report.bits_per_byte, report.perplexity,
-        report.accuracy, static_cast<long long>(report.tokens),
-        static_cast<long long>(report.bytes));
-  write_json(options.json, {{"step", loaded.step},
-                            {"loss", report.loss},
-                            {"bits_per_byte", report.bits_per_byte},
-                            {"perplexity", report.perplexity},
-                            {"accuracy", report.accuracy},
-                            {"causal", !looks_ahead(config)},
-                            {"tokens", report.tokens},
-                            {"bytes", report.bytes}});
+  nlohmann::json figures = {{"step", loaded.step}, {"loss", report.loss}};
+  std::string line = "step " + std::to_string(loaded.step);
+  char text[64];
+  std::snprintf(text, sizeof text, ": loss %.4f nats", report.loss);
+  line += text;
+  for (const auto& [name, value] : report.figures) {
+    figures[name] = value;
+    std::string words = name;
+    std::replace(words.begin(), words.end(), '_', ' ');
+    std::snprintf(text, sizeof text, ", %.4f ", value);
+    line += text + words;
+  }
+  figures["causal"] = !loaded.looks_ahead;
+  figures["tokens"] = report.tokens;
+  if (report.bytes > 0) figures["bytes"] = report.bytes;
+  line += " on " + std::to_string(report.tokens) + " tokens";
+  if (options.json != "-") std::printf("%s\n", line.c_str());
+  write_json(options.json, figures);
   return done;
 }
 
@@ -136,8 +134,15 @@ void add_eval(CLI::App& program, Action& action) {
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) {
       if (communicator.is_root()) require_json(options->json);
-      return with_model(options->from, options->overrides, communicator,
-                        [&](auto& loaded) { return evaluate(loaded, *options, communicator); });
+      return with_model(
+          options->from, options->overrides, communicator,
+          [&](const std::string& step, auto zero) {
+            require_data_files(deck_of_checkpoint(step, options->overrides, communicator),
+                               DataUse::evaluation, true, communicator);
+            return load_trainer<decltype(zero)>(step, options->overrides, communicator,
+                                                DataUse::evaluation);
+          },
+          [&](auto& loaded) { return evaluate(loaded, *options, communicator); });
     };
   });
 }
@@ -166,8 +171,12 @@ void add_generate(CLI::App& program, Action& action) {
       if (!std::isfinite(options->temperature)) throw InputError("--temperature is not a number");
       if (communicator.size() > 1)
         throw InputError("generate runs on one rank, not " + std::to_string(communicator.size()));
-      return with_model(options->from, options->overrides, communicator,
-                        [&](auto& loaded) { return generate(loaded, *options); });
+      return with_model(
+          options->from, options->overrides, communicator,
+          [&](const std::string& step, auto zero) {
+            return load_language_model<decltype(zero)>(step, options->overrides, communicator);
+          },
+          [&](auto& loaded) { return generate(loaded, *options); });
     };
   });
 }

@@ -3,6 +3,7 @@
 #include "command.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/run_control.hpp"
@@ -50,7 +51,7 @@ void add_train(CLI::App& program, Action& action) {
       };
       options->training.wall_seconds = seconds_of("-t", options->wall);
       options->training.watchdog_seconds = seconds_of("-w", options->watchdog);
-      return train_language_model(options->training, communicator) ? done : stopped_early;
+      return kokomoe::train(options->training, communicator) ? done : stopped_early;
     };
   });
 }
@@ -68,12 +69,12 @@ void add_validate(CLI::App& program, Action& action) {
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
       std::vector<std::string> notes;
-      const Deck deck = load_language_model_deck(options->deck, options->overrides);
-      const LanguageModelConfig config = read_language_model_deck(deck, notes);
-      note_schedule(config, notes);
+      const Deck deck = load_deck(options->deck, options->overrides);
+      const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
+      note_schedule(task->config(), notes);
       note_idle_settings(deck, notes);
       require_data_files(deck, DataUse::training, false, communicator);
-      rehearse_training(deck, config, communicator);
+      run_on_root(communicator, [&] { task->rehearse(deck); });
       if (communicator.is_root())
         for (const std::string& note : notes) std::cout << "note: " << note << std::endl;
       return done;

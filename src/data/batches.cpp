@@ -108,6 +108,7 @@ void LmBatches::fill(std::int64_t step, int micro_batch, int rank, int ranks,
   }
   batch.scored = batch.tokens;
   batch.global_tokens = (micro.end - micro.begin) * length;
+  batch.update_tokens = static_cast<std::int64_t>(sequences_) * length;
   batch.global_scored = static_cast<std::int64_t>(sequences_) * length;
 }
 
@@ -176,7 +177,7 @@ void EvalWindows::fill(int batch_index, int rank, HostBatch& batch) const {
         ++batch.scored;
     }
   }
-  batch.global_tokens = (all.end - all.begin) * length_;
+  batch.global_tokens = batch.update_tokens = (all.end - all.begin) * length_;
   // Counted without the other ranks' tokens: targets from the group's first new one to its last.
   const std::size_t from = first_scored(static_cast<int>(all.begin));
   const std::size_t to =

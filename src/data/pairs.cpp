@@ -115,6 +115,54 @@ void fill_side(std::span<const std::uint32_t> order, std::int64_t first_index, i
   }
 }
 
+/// Tokens with their ends.
+struct SideTokens {
+  std::int64_t source = 0, target = 0;
+};
+
+SideTokens count_tokens(const PairCorpus& corpus, std::span<const std::uint32_t> pairs) {
+  SideTokens tokens;
+  for (const std::uint32_t pair : pairs) {
+    tokens.source += corpus.source_length(pair) + 1;
+    tokens.target += corpus.target_length(pair) + 1;
+  }
+  return tokens;
+}
+
+/// Those of `pairs` that are of use, by length and else as they stand, cut into batches of at most
+/// `batch_tokens` of either side (or one pair).
+void group_pairs(const PairCorpus& corpus, const std::vector<std::uint32_t>& pairs, int max_length,
+                 std::int64_t batch_tokens, std::vector<std::uint32_t>& order,
+                 std::vector<std::uint32_t>& batches) {
+  const auto longest = [&](std::uint32_t pair) {
+    return std::max(corpus.source_length(pair), corpus.target_length(pair)) + 1;
+  };
+  for (const std::uint32_t pair : pairs)
+    if (corpus.source_length(pair) > 0 && corpus.target_length(pair) > 0 &&
+        longest(pair) <= max_length)
+      order.push_back(pair);
+  if (order.empty())
+    throw InputError("of " + std::to_string(corpus.size()) +
+                     " pairs none has a word on both sides and at most " +
+                     std::to_string(max_length) + " tokens on either");
+  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
+    return bucket_of(longest(a)) < bucket_of(longest(b));
+  });
+  SideTokens batch;
+  batches.push_back(0);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const SideTokens pair = count_tokens(corpus, {&order[i], 1});
+    if (i > batches.back() &&
+        std::max(batch.source + pair.source, batch.target + pair.target) > batch_tokens) {
+      batches.push_back(static_cast<std::uint32_t>(i));
+      batch = {};
+    }
+    batch.source += pair.source;
+    batch.target += pair.target;
+  }
+  batches.push_back(static_cast<std::uint32_t>(order.size()));
+}
+
 }  // namespace
 
 PairCorpus PairCorpus::open(const std::vector<std::string>& source_files,
@@ -164,32 +212,42 @@ PairBatches::PairBatches(PairCorpus corpus, std::uint64_t seed, std::int64_t bat
   std::vector<std::uint64_t> key;
   std::vector<std::uint32_t> drawn;
   shuffle(seed, composition_lane, 0, static_cast<std::size_t>(corpus_.size()), key, drawn);
-  const auto longest = [&](std::uint32_t pair) {
-    return std::max(corpus_.source_length(pair), corpus_.target_length(pair)) + 1;
-  };
-  for (const std::uint32_t pair : drawn)
-    if (corpus_.source_length(pair) > 0 && corpus_.target_length(pair) > 0 &&
-        longest(pair) <= max_length)
-      order_.push_back(pair);
-  if (order_.empty())
-    throw InputError("of " + std::to_string(corpus_.size()) +
-                     " pairs none has a word on both sides and at most " +
-                     std::to_string(max_length) + " tokens on either");
-  std::stable_sort(order_.begin(), order_.end(), [&](std::uint32_t a, std::uint32_t b) {
-    return bucket_of(longest(a)) < bucket_of(longest(b));
-  });
-  std::int64_t source = 0, target = 0;
-  batches_.push_back(0);
-  for (std::size_t i = 0; i < order_.size(); ++i) {
-    const int s = corpus_.source_length(order_[i]) + 1, t = corpus_.target_length(order_[i]) + 1;
-    if (std::max(source + s, target + t) > batch_tokens) {
-      batches_.push_back(static_cast<std::uint32_t>(i));
-      source = target = 0;
-    }
-    source += s;
-    target += t;
+  group_pairs(corpus_, drawn, max_length, batch_tokens, order_, batches_);
+}
+
+EvalPairs::EvalPairs(PairCorpus corpus, int max_length, std::int64_t batch_tokens, int ranks)
+    : corpus_(std::move(corpus)), ranks_(ranks) {
+  std::vector<std::uint32_t> all(static_cast<std::size_t>(corpus_.size()));
+  std::iota(all.begin(), all.end(), 0u);
+  group_pairs(corpus_, all, max_length, batch_tokens, order_, batches_);
+  for (const std::uint32_t pair : order_) {
+    scored_ += corpus_.target_length(pair) + 1;
+    tokens_ += corpus_.source_length(pair) + corpus_.target_length(pair) + 2;
   }
-  batches_.push_back(static_cast<std::uint32_t>(order_.size()));
+}
+
+void EvalPairs::fill(int batch, int rank, HostPairBatch& out) const {
+  const auto group = [&](int r) {
+    const std::size_t last = batches_.size() - 1;
+    const std::size_t number = std::min(static_cast<std::size_t>(batch * ranks_ + r), last);
+    const std::size_t next = std::min(number + 1, last);
+    return std::span<const std::uint32_t>(order_.data() + batches_[number],
+                                          batches_[next] - batches_[number]);
+  };
+  fill_pairs(
+      corpus_, group(rank),
+      batches_[std::min(static_cast<std::size_t>(batch * ranks_ + rank), batches_.size() - 1)],
+      out);
+  std::int64_t source = 0, target = 0;
+  for (int r = 0; r < ranks_; ++r) {
+    const SideTokens tokens = count_tokens(corpus_, group(r));
+    source += tokens.source;
+    target += tokens.target;
+  }
+  out.source.global_tokens = out.source.update_tokens = source;
+  out.target.global_tokens = out.target.update_tokens = target;
+  out.source.global_scored = 0;
+  out.target.global_scored = target;
 }
 
 std::size_t PairBatches::batch_of(std::int64_t step) const {
@@ -217,10 +275,15 @@ void PairBatches::fill(std::int64_t step, int micro_batch, int rank, int ranks,
     before[i + 1] = static_cast<std::uint64_t>(source + target);
   }
   const int part = micro_batch * ranks + rank, parts = micro_batches_ * ranks;
-  const std::size_t begin = cut_at(before, part, parts), end = cut_at(before, part + 1, parts);
+  const auto cut = [&](int at) { return cut_at(before, at, parts); };
+  const std::size_t begin = cut(part), end = cut(part + 1);
   fill_pairs(corpus_, all.subspan(begin, end - begin), static_cast<std::int64_t>(begin), batch);
-  batch.source.global_tokens = source;
-  batch.target.global_tokens = target;
+  const std::size_t first = cut(micro_batch * ranks), last = cut((micro_batch + 1) * ranks);
+  const SideTokens micro = count_tokens(corpus_, all.subspan(first, last - first));
+  batch.source.global_tokens = micro.source;
+  batch.target.global_tokens = micro.target;
+  batch.source.update_tokens = source;
+  batch.target.update_tokens = target;
   batch.source.global_scored = 0;
   batch.target.global_scored = target;
 }

@@ -131,7 +131,8 @@ double ActivationMemory<T>::scratch(std::int64_t tokens_of_rank) const {
     block = std::max(block, moe_backward(tokens));
     forward = std::max(forward, token_rows + moe_forward(tokens));
   }
-  // Gradients of a branch's input and, with dropout, output, beside those that go from block to block.
+  // Gradients of a branch's input and, with dropout, output, beside those that go from block to
+  // block.
   const double branch = (config_.model.dropout > 0 ? 2 : 1) * token_rows;
   const double backward =
       2 * token_rows +

@@ -4,7 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/io/checkpoint.hpp"
-#include "kokomoe/train/language_model_deck.hpp"
+#include "kokomoe/train/task.hpp"
 #include "kokomoe/train/training_run.hpp"
 
 #include <algorithm>
@@ -40,7 +40,10 @@ using Difference =
 
 void for_each_difference(const Deck& deck, const detail::SavedRun& saved, const Difference& work) {
   const Deck before = detail::deck_of(saved, {});
-  const Schema schema = language_model_schema();
+  if (task_of(before).name != task_of(deck).name)
+    throw InputError(saved.folder + " holds run/task = " + before.toml("run/task") + ", not " +
+                     deck.toml("run/task"));
+  const Schema schema = task_of(deck).schema("");
   for (const KeySpec& key : schema.keys()) {
     const std::string was = before.toml(key.name), is = deck.toml(key.name);
     if (was != is) work(key.name, was, is);
@@ -61,7 +64,7 @@ SavedRun read_saved_run(const std::string& step_folder, const Communicator& comm
 }
 
 Deck deck_of(const SavedRun& saved, const std::vector<std::string>& overrides) {
-  return parse_language_model_deck(saved.meta.deck, saved.folder + " (its deck)", overrides);
+  return parse_deck(saved.meta.deck, saved.folder + " (its deck)", overrides);
 }
 
 int fitting_expert_ranks(int wanted, int ranks) {
@@ -71,8 +74,7 @@ int fitting_expert_ranks(int wanted, int ranks) {
   return fitting;
 }
 
-void fit_layout(const Deck& deck, int ranks, LanguageModelConfig& config,
-                std::vector<std::string>& notes) {
+void fit_layout(const Deck& deck, int ranks, TrainConfig& config, std::vector<std::string>& notes) {
   const int wanted = config.parallel.expert_ranks;
   const int fitting = fitting_expert_ranks(wanted, ranks);
   if (fitting == wanted || deck.overridden("parallel/expert_ranks")) return;

@@ -4,7 +4,7 @@
 
 #include "kokomoe/io/checkpoint.hpp"
 #include "kokomoe/io/deck.hpp"
-#include "kokomoe/train/language_model_deck.hpp"
+#include "kokomoe/train/train_config.hpp"
 
 #include <string>
 #include <vector>
@@ -29,8 +29,7 @@ int fitting_expert_ranks(int wanted, int ranks);
 
 /// A checkpoint knows no layout: what its run had is only a wish here, unless an override asks for
 /// it. What does not fit the ranks gives way, and is noted.
-void fit_layout(const Deck& deck, int ranks, LanguageModelConfig& config,
-                std::vector<std::string>& notes);
+void fit_layout(const Deck& deck, int ranks, TrainConfig& config, std::vector<std::string>& notes);
 
 /// A resumed run is the same run: what makes the model and its draws may change only where an
 /// override of this command says so itself, else InputError. Other changes are noted.

@@ -39,8 +39,10 @@ void require_data_files(const Deck& deck, DataUse use, bool from_checkpoint,
     const auto require_list = [&](const std::string& key) {
       for (const std::string& path : deck.list(key)) require_file(deck, key, path, from_checkpoint);
     };
-    if (use != DataUse::evaluation) require_list("data/train");
-    require_list("data/heldout");
+    const TaskInfo& task = task_of(deck);
+    if (use != DataUse::evaluation)
+      for (const std::string& key : task.train_keys) require_list(key);
+    for (const std::string& key : task.heldout_keys) require_list(key);
     const std::string& model = deck.text("data/tokenizer_model");
     if (use == DataUse::training && deck.text("data/tokenizer") == "sentencepiece" &&
         !model.empty())
@@ -48,7 +50,7 @@ void require_data_files(const Deck& deck, DataUse use, bool from_checkpoint,
   });
 }
 
-void note_schedule(const LanguageModelConfig& config, std::vector<std::string>& notes) {
+void note_schedule(const TrainConfig& config, std::vector<std::string>& notes) {
   const std::int64_t warmup = config.schedule.warmup;
   if (warmup > 0 && config.steps > 0 && warmup >= config.steps)
     notes.push_back("optimizer/warmup = " + std::to_string(warmup) +

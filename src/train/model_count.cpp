@@ -5,6 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/moe/layer_memory.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -15,10 +16,10 @@ namespace {
 /// The part of a tensor, by its name.
 ModelPart part_of(const std::string& name) {
   const std::pair<const char*, ModelPart> marks[] = {
-      {".attention.", ModelPart::attention},       {".ffn.", ModelPart::feed_forward},
-      {".moe.router.", ModelPart::router},         {".moe.experts.", ModelPart::experts},
-      {".moe.shared.", ModelPart::shared_experts}, {"_norm.", ModelPart::norms},
-      {".output_gain", ModelPart::norms}};
+      {".attention.", ModelPart::attention}, {".cross.", ModelPart::attention},
+      {".ffn.", ModelPart::feed_forward},    {".moe.router.", ModelPart::router},
+      {".moe.experts.", ModelPart::experts}, {".moe.shared.", ModelPart::shared_experts},
+      {"_norm.", ModelPart::norms},          {".output_gain", ModelPart::norms}};
   for (const auto& [mark, part] : marks)
     if (name.find(mark) != std::string::npos) return part;
   if (name == "head.weight") return ModelPart::head;
@@ -52,12 +53,16 @@ PartCount ModelCount::total() const {
 }
 
 template <class T>
-ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
-                       double rows) {
+ModelCount count_tensors(const ParameterStore<T>& store, double rows,
+                         const std::vector<std::string>& prefixes) {
   ModelCount count;
   count.rows = rows;
   for (const auto& entry : store.entries()) {
     const ParameterSpec& spec = entry.spec;
+    if (!prefixes.empty() &&
+        std::none_of(prefixes.begin(), prefixes.end(),
+                     [&](const auto& prefix) { return spec.name.starts_with(prefix); }))
+      continue;
     double elements = 1;  // over all ranks
     for (const std::size_t extent : spec.shape) elements *= static_cast<double>(extent);
     const ModelPart which = part_of(spec.name);
@@ -71,6 +76,13 @@ ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T
     }
     if (is_matrix(spec, which) && which != ModelPart::embedding) part.forward_flops += 2 * active;
   }
+  return count;
+}
+
+template <class T>
+ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
+                       double rows) {
+  ModelCount count = count_tensors<T>(store, rows);
   const DecoderConfig& model = config.model;
   const double d = model.moe.d_model;
   if (model.tied) count.part(ModelPart::head).forward_flops += 2 * d * model.vocabulary;
@@ -80,15 +92,24 @@ ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T
   return count;
 }
 
-double assignments_of_token(const LanguageModelConfig& config) {
-  if (config.model.moe_every == 0) return 0;
-  MoeConfig moe = config.model.moe;
-  moe.vocabulary = config.model.vocabulary;
-  return (config.double_precision ? measure_routing<double>(moe, config.sequence_length)
-                                  : measure_routing<float>(moe, config.sequence_length))
+double assignments_of_token(MoeConfig moe, int moe_every, int vocabulary, int sequence_length,
+                            bool double_precision) {
+  if (moe_every == 0) return 0;
+  moe.vocabulary = vocabulary;
+  return (double_precision ? measure_routing<double>(moe, sequence_length)
+                           : measure_routing<float>(moe, sequence_length))
       .rows;
 }
 
+double assignments_of_token(const LanguageModelConfig& config) {
+  return assignments_of_token(config.model.moe, config.model.moe_every, config.model.vocabulary,
+                              config.sequence_length, config.double_precision);
+}
+
+template ModelCount count_tensors<float>(const ParameterStore<float>&, double,
+                                         const std::vector<std::string>&);
+template ModelCount count_tensors<double>(const ParameterStore<double>&, double,
+                                          const std::vector<std::string>&);
 template ModelCount count_model<float>(const LanguageModelConfig&, const ParameterStore<float>&,
                                        double);
 template ModelCount count_model<double>(const LanguageModelConfig&, const ParameterStore<double>&,

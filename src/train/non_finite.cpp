@@ -43,8 +43,8 @@ std::string find_tensor(const ExecutionSpace& space, const ExpertLayout& layout,
     const auto& entry = entries[static_cast<std::size_t>(i)];
     if (entry.size == 0 || (gradients && (entry.spec.state || entry.frozen))) return 0;
     const ParameterHandle handle{static_cast<int>(i)};
-    return count_non_finite<T>(space, gradients ? store.gradient_vector(handle)
-                                                : store.value_vector(handle));
+    return count_non_finite<T>(
+        space, gradients ? store.gradient_vector(handle) : store.value_vector(handle));
   };
   // The index, or its distance from the end, plus one: the largest over ranks is agreed upon.
   std::int64_t found = 0;
@@ -70,8 +70,8 @@ template <class T>
 std::string describe_non_finite(const ExecutionSpace& space, const ExpertLayout& layout,
                                 const ParameterStore<T>& store, const UpdateReport& report,
                                 const std::vector<int>& moe_layers) {
-  std::string text = "loss " + std::to_string(report.loss) + ", gradient norm " +
-                     std::to_string(report.grad_norm);
+  std::string text =
+      "loss " + std::to_string(report.loss) + ", gradient norm " + std::to_string(report.grad_norm);
   const std::string value = find_tensor<T>(space, layout, store, false, false);
   if (!value.empty()) return text + "; first parameter that is not finite: " + value;
   // A loss that is not finite spoils every gradient: what tells is how far forward came.
@@ -95,7 +95,7 @@ template std::string describe_non_finite<float>(const ExecutionSpace&, const Exp
                                                 const ParameterStore<float>&, const UpdateReport&,
                                                 const std::vector<int>&);
 template std::string describe_non_finite<double>(const ExecutionSpace&, const ExpertLayout&,
-                                                 const ParameterStore<double>&,
-                                                 const UpdateReport&, const std::vector<int>&);
+                                                 const ParameterStore<double>&, const UpdateReport&,
+                                                 const std::vector<int>&);
 
 }  // namespace kokomoe::detail

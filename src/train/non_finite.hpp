@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kokomoe/parallel/expert_layout.hpp"
-#include "kokomoe/train/language_model.hpp"
+#include "kokomoe/train/trainer.hpp"
 
 #include <string>
 

@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/train/progress.hpp"
 
+#include <unistd.h>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <unistd.h>
 
 namespace kokomoe {
 
@@ -56,12 +56,12 @@ void Progress::step(const UpdateReport& report, double tokens_per_second, double
   if (gemm_share > 0)
     std::snprintf(share_text, sizeof share_text, " (%.0f %% of GEMM rate)", 100 * gemm_share);
   char line[368];
-  std::snprintf(line, sizeof line,
-                "step %lld/%lld  loss %.4f (task %.4f aux %.4f)  %s tok/s%s  lr %.2e  norm %.3f%s%s",
-                static_cast<long long>(report.step), static_cast<long long>(total_steps_),
-                report.loss, report.task_loss, report.aux_loss,
-                human_count(tokens_per_second).c_str(), share_text, report.learning_rate,
-                report.grad_norm, load_text, saved_text);
+  std::snprintf(
+      line, sizeof line,
+      "step %lld/%lld  loss %.4f (task %.4f aux %.4f)  %s tok/s%s  lr %.2e  norm %.3f%s%s",
+      static_cast<long long>(report.step), static_cast<long long>(total_steps_), report.loss,
+      report.task_loss, report.aux_loss, human_count(tokens_per_second).c_str(), share_text,
+      report.learning_rate, report.grad_norm, load_text, saved_text);
   if (!terminal_) {
     std::printf("%s\n", line);
     std::fflush(stdout);
@@ -114,8 +114,11 @@ std::string human_bytes(double bytes) {
     ++unit;
   }
   char text[32];
-  std::snprintf(text, sizeof text, "%.*f %s", unit == 0 ? 0 : bytes < 10 ? 2 : 1, bytes,
-                units[unit]);
+  std::snprintf(text, sizeof text, "%.*f %s",
+                unit == 0    ? 0
+                : bytes < 10 ? 2
+                             : 1,
+                bytes, units[unit]);
   return text;
 }
 

@@ -5,7 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/model/decoder_lm.hpp"
 #include "kokomoe/moe/router_registry.hpp"
-#include "kokomoe/parallel/agree.hpp"
+#include "kokomoe/train/task.hpp"
 
 #include <cstdint>
 #include <filesystem>
@@ -52,23 +52,22 @@ LanguageModelConfig with_stand_ins(LanguageModelConfig config) {
   return config;
 }
 
-void rehearse_training(const Deck& deck, const LanguageModelConfig& config,
-                       const Communicator& communicator) {
-  run_on_root(communicator, [&] {
-    require_text(deck, config);
-    if (config.double_precision)
-      require_model<double>(deck, with_stand_ins(config));
-    else
-      require_model<float>(deck, with_stand_ins(config));
-  });
+void rehearse_language_model(const Deck& deck, const LanguageModelConfig& config) {
+  require_text(deck, config);
+  if (config.double_precision)
+    require_model<double>(deck, with_stand_ins(config));
+  else
+    require_model<float>(deck, with_stand_ins(config));
 }
 
 void note_idle_settings(const Deck& deck, std::vector<std::string>& notes) {
   if (deck.integer("moe/every") == 0) return;
   const RouterInfo& router = router_info(deck.text("moe/router"));
   const std::string name = "router \"" + router.name + "\"";
-  const Deck defaults =
-      Deck::parse("[data]\ntrain = []\n", "defaults", language_model_schema(router.name));
+  std::string required = "[data]\n";
+  for (const std::string& key : task_of(deck).train_keys)
+    required += key.substr(key.find('/') + 1) + " = []\n";
+  const Deck defaults = Deck::parse(required, "defaults", task_of(deck).schema(router.name));
   // effective.toml has every value, most of them defaults: nobody asked for those.
   const auto asked = [&](const std::string& key) {
     return deck.given(key) && deck.toml(key) != defaults.toml(key);

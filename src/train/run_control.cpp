@@ -4,12 +4,12 @@
 
 #include "kokomoe/core/error.hpp"
 
+#include <unistd.h>
+#include <algorithm>
 #include <atomic>
 #include <csignal>
-#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <unistd.h>
 #include <utility>
 
 namespace kokomoe {
@@ -99,11 +99,16 @@ std::string RunControl::answer(RunRequest request) {
 
 std::string to_string(RunRequest request) {
   switch (request) {
-    case RunRequest::checkpoint: return "the file \"checkpoint_now\"";
-    case RunRequest::signal: return "a signal";
-    case RunRequest::wall_limit: return "the wall limit";
-    case RunRequest::stop_file: return "the file \"stop\"";
-    default: return "nothing";
+    case RunRequest::checkpoint:
+      return "the file \"checkpoint_now\"";
+    case RunRequest::signal:
+      return "a signal";
+    case RunRequest::wall_limit:
+      return "the wall limit";
+    case RunRequest::stop_file:
+      return "the file \"stop\"";
+    default:
+      return "nothing";
   }
 }
 

@@ -7,9 +7,9 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/gemm_rate.hpp"
 #include "kokomoe/parallel/agree.hpp"
-#include "kokomoe/train/model_count.hpp"
 #include "train/best_checkpoint.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -43,33 +43,24 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta) {
 }
 
 template <class T>
-TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
-                              const LanguageModelConfig& config, const Communicator& communicator,
+TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck, Task& task,
+                              const Communicator& communicator,
                               const std::optional<SavedRun>& saved)
     : folder_(options.run_folder),
       deck_(deck),
+      config_(task.config()),
       communicator_(communicator),
       failed_saves_go_on_(deck.text("checkpoint/on_failure") == "go_on"),
       watchdog_seconds_(options.watchdog_seconds),
       control_(options.run_folder, options.wall_seconds),
-      progress_(communicator.is_root(), config.steps) {
-  LanguageModelConfig full = config;
-  tokenizer_ = saved ? tokenizer_of(saved->meta) : make_tokenizer(config.tokenizer, communicator);
-  full.model.vocabulary = tokenizer_->vocabulary();
-  const Corpus corpus =
-      Corpus::open(config.train_files, *tokenizer_, config.cache_folder, communicator);
-  data_digest_ = hex(corpus.key());
-  if (!config.heldout_files.empty())
-    windows_.emplace(
-        Corpus::open(config.heldout_files, *tokenizer_, config.cache_folder, communicator),
-        config.sequence_length, config.eval_stride, config.batch_tokens / communicator.size(),
-        communicator.size());
-  model_ = std::make_unique<LanguageModel<T>>(full, communicator, corpus);
-  say_model(corpus);
+      progress_(communicator.is_root(), config_.steps) {
+  tokenizer_ = saved ? tokenizer_of(saved->meta) : make_tokenizer(config_.tokenizer, communicator);
+  model_ = task.make<T>(tokenizer_, communicator, saved ? DataUse::resuming : DataUse::training);
+  data_digest_ = model_->data_digest();
+  say_model();
   if (saved) resume(saved->folder, options.changed_data);
   reserve_.emplace(3.0 * static_cast<double>(model_->store().parameters() * sizeof(T)),
-                   windows_ ? static_cast<double>(windows_->windows()) * config.sequence_length
-                            : 0);
+                   model_->heldout_tokens());
   run_on_root(communicator, [&] {
     std::error_code code;
     fs::create_directories(folder_ + "/checkpoints", code);
@@ -83,7 +74,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck,
 
 template <class T>
 bool TrainingLoop<T>::train() {
-  const LanguageModelConfig& config = model_->config();
+  const TrainConfig& config = config_;
   measure_gemm();
   watchdog_.emplace(folder_, watchdog_seconds_, communicator_);
   if (step_ == 0 && config.steps == 0) save(false, true, RunRequest::none);
@@ -109,7 +100,7 @@ bool TrainingLoop<T>::train() {
         (config.checkpoint_every > 0 && step_ % config.checkpoint_every == 0))
       saved = save(improved, last || stops, request);
     const double tokens_per_second = static_cast<double>(report.tokens) / seconds;
-    progress_.step(report, tokens_per_second, tokens_per_second * token_flops_ / gemm_rate_,
+    progress_.step(report, tokens_per_second, report.flops / seconds / gemm_rate_,
                    static_cast<double>(config.steps - step_) * reserve_->step_seconds(), saved);
     if (stops && !last) {
       progress_.say("stopped at step " + std::to_string(step_) + " by " + to_string(request) +
@@ -128,35 +119,28 @@ bool TrainingLoop<T>::train() {
 }
 
 template <class T>
-void TrainingLoop<T>::say_model(const Corpus& corpus) {
-  const LanguageModelConfig& config = model_->config();
-  const ModelCount count =
-      count_model<T>(config, model_->store(), assignments_of_token(config));
-  token_flops_ = count.flops();
+void TrainingLoop<T>::say_model() {
+  const ModelCount& count = model_->count();
   std::string line = "model: " + human_count(count.total().parameters) + " parameters, " +
                      human_count(count.total().active) + " active for a token";
   if (count.frozen > 0) line += ", " + human_count(count.frozen) + " frozen";
-  const int sparse = model_->model().moe_layers();
-  line += "; " + std::to_string(config.model.layers) + " layers, " + std::to_string(sparse) +
+  const int sparse = model_->moe_layers();
+  const MoeConfig& moe = model_->moe();
+  line += "; " + std::to_string(model_->layers()) + " layers, " + std::to_string(sparse) +
           " with experts";
   if (sparse > 0)
-    line += " (" + config.model.moe.router + ", " + std::to_string(config.model.moe.experts) +
-            " experts, k = " + std::to_string(config.model.moe.k) + ")";
+    line += " (" + moe.router + ", " + std::to_string(moe.experts) +
+            " experts, k = " + std::to_string(moe.k) + ")";
   progress_.say(line);
   if (sparse > 0 && model_->exchange() != nullptr)
-    progress_.say("experts: in blocks over " +
-                  std::to_string(model_->layout().experts.size()) + " ranks, " +
-                  std::to_string(model_->layout().replicas.size()) +
+    progress_.say("experts: in blocks over " + std::to_string(model_->layout().experts.size()) +
+                  " ranks, " + std::to_string(model_->layout().replicas.size()) +
                   " such group(s); rows travel " + model_->exchange()->description());
-  progress_.say("data: " + human_count(static_cast<double>(corpus.size())) + " tokens, " +
-                human_count(static_cast<double>(config.batch_tokens)) + " an update" +
-                (windows_ ? ", " + human_count(static_cast<double>(windows_->scored())) +
-                                " held out"
-                          : ""));
+  progress_.say("data: " + model_->data_summary());
 }
 
-/// What steps are compared with on the terminal. On all ranks at once, as they train; it goes into no
-/// file, since no two runs measure the same.
+/// What steps are compared with on the terminal. On all ranks at once, as they train; it goes into
+/// no file, since no two runs measure the same.
 template <class T>
 void TrainingLoop<T>::measure_gemm() {
   gemm_rate_ = measure_gemm_rate<T>(ExecutionSpace());
@@ -183,7 +167,10 @@ void TrainingLoop<T>::resume(const std::string& checkpoint, bool changed_data) {
   if (text != meta.texts.end() && text->second != data_digest_) {
     const std::string what = "the training text has changed since " + checkpoint + " (digest " +
                              text->second + " then, " + data_digest_ + " now)";
-    if (!changed_data && !deck_.overridden("data/train"))
+    const std::vector<std::string>& keys = task_of(deck_).train_keys;
+    const bool asked = std::any_of(keys.begin(), keys.end(),
+                                   [&](const std::string& key) { return deck_.overridden(key); });
+    if (!changed_data && !asked)
       throw InputError(what + ": bring it back, or say --changed-data to go on with it as it is");
     progress_.say("note: " + what);
   }
@@ -213,8 +200,8 @@ void TrainingLoop<T>::count_skipped(const UpdateReport& report) {
   }
   ++skipped_;
   ++skipped_in_row_;
-  const std::string what = "update " + std::to_string(report.step) + " is skipped: " +
-                           report.not_finite;
+  const std::string what =
+      "update " + std::to_string(report.step) + " is skipped: " + report.not_finite;
   if (skipped_in_row_ >= most_skipped_in_row)
     throw Error(what + "; that makes " + std::to_string(skipped_in_row_) +
                 " in a row: this run does not recover by itself");
@@ -263,9 +250,8 @@ void TrainingLoop<T>::write_metrics(const UpdateReport& report, double seconds) 
 
 template <class T>
 bool TrainingLoop<T>::evaluates_after(std::int64_t step) const {
-  const LanguageModelConfig& config = model_->config();
-  return windows_ && (step == config.steps ||
-                      (config.eval_every > 0 && step % config.eval_every == 0));
+  return model_->heldout_tokens() > 0 &&
+         (step == config_.steps || (config_.eval_every > 0 && step % config_.eval_every == 0));
 }
 
 /// True when this is the best loss so far.
@@ -273,14 +259,10 @@ template <class T>
 bool TrainingLoop<T>::evaluate() {
   Clock clock;
   watchdog_->enter(step_, "evaluation");
-  const EvaluationReport report = model_->evaluate(*windows_);
+  const Evaluation report = model_->evaluate_heldout();
   if (communicator_.is_root()) {
-    metrics_.begin()
-        .field("step", step_)
-        .field("eval_loss", report.loss)
-        .field("bits_per_byte", report.bits_per_byte)
-        .field("perplexity", report.perplexity)
-        .field("accuracy", report.accuracy);
+    metrics_.begin().field("step", step_).field("eval_loss", report.loss);
+    for (const auto& [name, value] : report.figures) metrics_.field(name, value);
     end_row();
   }
   const bool improved = report.loss < best_loss_;
@@ -288,11 +270,17 @@ bool TrainingLoop<T>::evaluate() {
     best_loss_ = report.loss;
     best_step_ = step_;
   }
-  char line[160];
-  std::snprintf(line, sizeof line,
-                "eval at step %lld: loss %.4f, %.4f bits per byte, accuracy %.3f%s",
-                static_cast<long long>(step_), report.loss, report.bits_per_byte, report.accuracy,
-                improved ? " (best)" : "");
+  char number[48];
+  std::snprintf(number, sizeof number, "eval at step %lld: loss %.4f",
+                static_cast<long long>(step_), report.loss);
+  std::string line = number;
+  for (const auto& [name, value] : report.figures) {
+    std::string words = name;
+    std::replace(words.begin(), words.end(), '_', ' ');
+    std::snprintf(number, sizeof number, " %.4g", value);
+    line += ", " + words + number;
+  }
+  if (improved) line += " (best)";
   progress_.say(line);
   reserve_->evaluation_took(clock.lap());
   return improved;
@@ -325,7 +313,7 @@ double TrainingLoop<T>::save(bool best, bool must, RunRequest request) {
   } const answer{*this, request};
   try {
     save_checkpoint<T>(folder_ + "/checkpoints", model_->store(), meta, communicator_, best,
-                       model_->config().checkpoint_keep);
+                       config_.checkpoint_keep);
   } catch (const Error& error) {
     // On every rank alike. A run that ends here has nothing to go on to.
     if (must || !failed_saves_go_on_) throw;

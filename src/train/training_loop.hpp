@@ -6,6 +6,7 @@
 #include "kokomoe/io/json_lines.hpp"
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/run_control.hpp"
+#include "kokomoe/train/task.hpp"
 #include "kokomoe/train/training_run.hpp"
 #include "kokomoe/train/watchdog.hpp"
 #include "train/checkpoint_deck.hpp"
@@ -27,16 +28,16 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const CheckpointMeta& meta);
 template <class T>
 class TrainingLoop {
  public:
-  /// Makes model and data, reads the checkpoint `saved` (none: a fresh start) and makes the run folder a
-  /// run. Collective.
-  TrainingLoop(const TrainingOptions& options, const Deck& deck, const LanguageModelConfig& config,
+  /// Makes model and data, reads the checkpoint `saved` (none: a fresh start) and makes the run
+  /// folder a run. Collective.
+  TrainingLoop(const TrainingOptions& options, const Deck& deck, Task& task,
                const Communicator& communicator, const std::optional<SavedRun>& saved);
 
   /// True when the deck's steps are done, false when something ended them early, after a save.
   bool train();
 
  private:
-  void say_model(const Corpus& corpus);
+  void say_model();
   void measure_gemm();
   void resume(const std::string& checkpoint, bool changed_data);
   void write_metrics(const UpdateReport& report, double seconds);
@@ -49,6 +50,7 @@ class TrainingLoop {
 
   std::string folder_;
   Deck deck_;
+  TrainConfig config_;
   const Communicator& communicator_;
   bool failed_saves_go_on_;
   double watchdog_seconds_;
@@ -56,11 +58,9 @@ class TrainingLoop {
   Progress progress_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string data_digest_;  ///< of the training text, 16 hexadecimal digits
-  std::optional<EvalWindows> windows_;
-  std::unique_ptr<LanguageModel<T>> model_;
+  std::unique_ptr<Trainer<T>> model_;
   std::optional<Watchdog> watchdog_;
-  double token_flops_ = 0;  ///< of matrix products, forward and backward
-  double gemm_rate_ = 0;    ///< of all ranks together
+  double gemm_rate_ = 0;  ///< of all ranks together
   JsonLines metrics_;
   std::vector<double> column_;
   std::int64_t step_ = 0;

@@ -92,17 +92,17 @@ std::string start_banner(const Communicator& communicator) {
   return text;
 }
 
-bool train_language_model(const TrainingOptions& options, const Communicator& communicator) {
+bool train(const TrainingOptions& options, const Communicator& communicator) {
   const std::string& folder = options.run_folder;
   if (folder.empty()) throw InputError("the run folder -d has an empty name");
   RunLock lock;
   const Start start = look_at_folder(options, communicator, lock);
   if (options.deck.empty() && !start.saved) throw InputError("no deck: name one with -i");
-  const Deck deck = options.deck.empty()
-                        ? detail::deck_of(*start.saved, options.overrides)
-                        : load_language_model_deck(options.deck, options.overrides);
+  const Deck deck = options.deck.empty() ? detail::deck_of(*start.saved, options.overrides)
+                                         : load_deck(options.deck, options.overrides);
   std::vector<std::string> notes = start.notes;
-  LanguageModelConfig config = read_language_model_deck(deck, notes);
+  const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
+  TrainConfig& config = task->config();
   if (start.saved) {
     detail::compare_with_checkpoint(deck, *start.saved, notes);
     const std::int64_t step = start.saved->meta.step;
@@ -115,7 +115,7 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
   note_idle_settings(deck, notes);
   require_data_files(deck, start.saved ? DataUse::resuming : DataUse::training,
                      options.deck.empty(), communicator);
-  rehearse_training(deck, config, communicator);
+  run_on_root(communicator, [&] { task->rehearse(deck); });
   run_on_root(communicator, [&] {
     lock.take(folder);
     if (!start.exists && is_run(folder))
@@ -125,38 +125,72 @@ bool train_language_model(const TrainingOptions& options, const Communicator& co
   Progress progress(communicator.is_root(), config.steps);
   progress.say(start_banner(communicator));
   progress.say("Experts: " + (config.layout_free ? std::string("fixed tiles of rows")
-                                                 : to_string(config.model.moe.kernels)));
+                                                 : to_string(task->moe().kernels)));
   for (const std::string& note : notes) progress.say("note: " + note);
   if (!start.saved && options.resume == "last")
     progress.say("note: \"" + folder + "\" holds no checkpoint: starting fresh");
   communicator.barrier();
   if (config.double_precision)
-    return detail::TrainingLoop<double>(options, deck, config, communicator, start.saved).train();
-  return detail::TrainingLoop<float>(options, deck, config, communicator, start.saved).train();
+    return detail::TrainingLoop<double>(options, deck, *task, communicator, start.saved).train();
+  return detail::TrainingLoop<float>(options, deck, *task, communicator, start.saved).train();
 }
+
+template <class T>
+Loaded<Trainer<T>> load_trainer(const std::string& run_or_step,
+                                const std::vector<std::string>& overrides,
+                                const Communicator& communicator, DataUse use) {
+  const std::string folder = resolve_checkpoint(run_or_step, communicator);
+  const detail::SavedRun saved = detail::read_saved_run(folder, communicator);
+  Loaded<Trainer<T>> loaded{detail::deck_of(saved, overrides), nullptr, nullptr, false, 0, {}};
+  detail::refuse_other_model(loaded.deck, saved);
+  std::vector<std::string> notes;
+  const std::unique_ptr<Task> task = task_of(loaded.deck).read(loaded.deck, notes);
+  detail::fit_layout(loaded.deck, communicator.size(), task->config(), loaded.notes);
+  loaded.looks_ahead = task->looks_ahead();
+  if (loaded.looks_ahead)
+    loaded.notes.push_back(
+        "this model's outputs depend on later tokens: its losses are not those "
+        "of a causal model");
+  loaded.tokenizer = detail::tokenizer_of(saved.meta);
+  loaded.model = task->make<T>(loaded.tokenizer, communicator, use);
+  loaded.step = load_checkpoint<T>(folder, loaded.model->store(), communicator, false).step;
+  return loaded;
+}
+
+namespace {
+
+/// As the task's own kind of trainer.
+template <class Model, class T>
+Loaded<Model> as(Loaded<Trainer<T>> loaded, const char* what) {
+  Model* const model = dynamic_cast<Model*>(loaded.model.get());
+  if (model == nullptr)
+    throw InputError(loaded.deck.name() + ": run/task = " + loaded.deck.toml("run/task") +
+                     ", but this wants a " + what);
+  loaded.model.release();
+  return {std::move(loaded.deck),
+          std::move(loaded.tokenizer),
+          std::unique_ptr<Model>(model),
+          loaded.looks_ahead,
+          loaded.step,
+          std::move(loaded.notes)};
+}
+
+}  // namespace
 
 template <class T>
 LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const std::vector<std::string>& overrides,
                                    const Communicator& communicator) {
-  const std::string folder = resolve_checkpoint(run_or_step, communicator);
-  const detail::SavedRun saved = detail::read_saved_run(folder, communicator);
-  LoadedModel<T> loaded{detail::deck_of(saved, overrides), nullptr, nullptr, 0, {}};
-  detail::refuse_other_model(loaded.deck, saved);
-  std::vector<std::string> notes;
-  LanguageModelConfig config = read_language_model_deck(loaded.deck, notes);
-  detail::fit_layout(loaded.deck, communicator.size(), config, loaded.notes);
-  if (looks_ahead(config))
-    loaded.notes.push_back(
-        "this model's outputs depend on later tokens: its losses are not those "
-        "of a causal model");
-  loaded.tokenizer = detail::tokenizer_of(saved.meta);
-  config.model.vocabulary = loaded.tokenizer->vocabulary();
-  loaded.model = std::make_unique<LanguageModel<T>>(config, communicator, std::nullopt);
-  loaded.step = load_checkpoint<T>(folder, loaded.model->store(), communicator, false).step;
-  return loaded;
+  return as<LanguageModel<T>>(load_trainer<T>(run_or_step, overrides, communicator, DataUse::none),
+                              "language model");
 }
 
+template Loaded<Trainer<float>> load_trainer<float>(const std::string&,
+                                                    const std::vector<std::string>&,
+                                                    const Communicator&, DataUse);
+template Loaded<Trainer<double>> load_trainer<double>(const std::string&,
+                                                      const std::vector<std::string>&,
+                                                      const Communicator&, DataUse);
 template LoadedModel<float> load_language_model<float>(const std::string&,
                                                        const std::vector<std::string>&,
                                                        const Communicator&);

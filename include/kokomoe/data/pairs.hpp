@@ -83,8 +83,8 @@ class PairBatches {
   std::int64_t left_out() const { return corpus_.size() - pairs(); }
   int micro_batches() const { return micro_batches_; }
 
-  /// Rank r's part of micro-batch a of update `step`; a rank may get none. In both sides of the
-  /// batch, global_tokens are of that side and the whole update, global_scored likewise.
+  /// Rank r's part of micro-batch a of update `step`; a rank may get none. Counts over ranks are
+  /// those of either side by itself.
   void fill(std::int64_t step, int micro_batch, int rank, int ranks, HostPairBatch& batch) const;
 
  private:
@@ -99,6 +99,30 @@ class PairBatches {
   mutable std::int64_t epoch_ = -1;
   mutable std::vector<std::uint32_t> order_of_epoch_;
   mutable std::vector<std::uint64_t> tokens_before_;  ///< each pair of a batch, both sides
+};
+
+/// Held-out pairs, each once, those of like length together.
+class EvalPairs {
+ public:
+  /// `batch_tokens`: most tokens of either side that a rank takes at once; a longer pair is taken
+  /// alone. Pairs with an empty side or one of more than `max_length` tokens, end included, are
+  /// left out. InputError when nothing is left.
+  EvalPairs(PairCorpus corpus, int max_length, std::int64_t batch_tokens, int ranks = 1);
+
+  std::int64_t pairs() const { return static_cast<std::int64_t>(order_.size()); }
+  std::int64_t left_out() const { return corpus_.size() - pairs(); }
+  std::int64_t tokens() const { return tokens_; }  ///< of both sides, ends included
+  std::int64_t scored() const { return scored_; }  ///< of the target side, ends included
+  /// The same on every rank; a rank may have no tokens in the last ones.
+  int batches() const { return (static_cast<int>(batches_.size()) - 2 + ranks_) / ranks_; }
+  void fill(int batch, int rank, HostPairBatch& out) const;
+
+ private:
+  PairCorpus corpus_;
+  int ranks_;
+  std::int64_t tokens_ = 0, scored_ = 0;
+  std::vector<std::uint32_t> order_;    ///< pairs, batch by batch
+  std::vector<std::uint32_t> batches_;  ///< first of order_ in each, and past the last
 };
 
 /// Pairs [first, first + count) of `order` as a batch, `first_index` being the global index of the

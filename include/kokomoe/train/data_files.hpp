@@ -4,16 +4,12 @@
 
 #include "kokomoe/io/deck.hpp"
 #include "kokomoe/parallel/communicator.hpp"
-#include "kokomoe/train/language_model_deck.hpp"
+#include "kokomoe/train/task.hpp"
 
 #include <string>
 #include <vector>
 
 namespace kokomoe {
-
-/// What a command reads: all text and the tokenizer's model; all text, with the checkpoint's
-/// tokenizer; held-out text.
-enum class DataUse { training, resuming, evaluation };
 
 /// Checks, before any work, that the files that a deck names are there and can be read. InputError
 /// that points at the key. `from_checkpoint`: it is a checkpoint's deck, made perhaps in another
@@ -22,6 +18,6 @@ void require_data_files(const Deck& deck, DataUse use, bool from_checkpoint,
                         const Communicator& communicator);
 
 /// Adds a note when the learning rate never gets past its warm-up.
-void note_schedule(const LanguageModelConfig& config, std::vector<std::string>& notes);
+void note_schedule(const TrainConfig& config, std::vector<std::string>& notes);
 
 }  // namespace kokomoe

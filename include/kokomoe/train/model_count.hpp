@@ -7,6 +7,8 @@
 
 #include <array>
 #include <cstddef>
+#include <string>
+#include <vector>
 
 namespace kokomoe {
 
@@ -45,13 +47,22 @@ struct ModelCount {
   double flops() const { return 3 * total().forward_flops; }  ///< of a token, forward and backward
 };
 
-/// Counts what a model has declared in its store, allocated or not. `config` with its vocabulary;
+/// Counts the tensors whose names begin with one of `prefixes` (none: all) that a model has
+/// declared in its store, allocated or not; products of attention by attention are not among them.
 /// `rows`: see RoutingMemory.
+template <class T>
+ModelCount count_tensors(const ParameterStore<T>& store, double rows,
+                         const std::vector<std::string>& prefixes = {});
+
+/// A whole language model. `config` with its vocabulary.
 template <class T>
 ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
                        double rows);
 
-/// RoutingMemory::rows of the model's MoE layers, 0 without any.
+/// RoutingMemory::rows of MoE layers with this vocabulary in sequences of this length; 0 when
+/// moe_every is.
+double assignments_of_token(MoeConfig moe, int moe_every, int vocabulary, int sequence_length,
+                            bool double_precision);
 double assignments_of_token(const LanguageModelConfig& config);
 
 }  // namespace kokomoe

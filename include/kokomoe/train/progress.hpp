@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "kokomoe/train/language_model.hpp"
+#include "kokomoe/train/trainer.hpp"
 
 #include <cstdint>
 #include <string>

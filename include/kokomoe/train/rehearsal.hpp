@@ -17,9 +17,8 @@ LanguageModelConfig with_stand_ins(LanguageModelConfig config);
 
 /// Finds before any work, and without memory for a model, what training would refuse later: sizes
 /// that do not go together, train/freeze without a match, a text that is too short. InputError that
-/// points at the key. Its files are known to be there (require_data_files). Collective.
-void rehearse_training(const Deck& deck, const LanguageModelConfig& config,
-                       const Communicator& communicator);
+/// points at the key. Its files are known to be there (require_data_files). On the root alone.
+void rehearse_language_model(const Deck& deck, const LanguageModelConfig& config);
 
 /// Adds a note for each setting that the deck makes and that does nothing, and for each that it
 /// makes for another router than the one that an override names.

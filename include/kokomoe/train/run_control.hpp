@@ -63,8 +63,8 @@ class RunControl {
 /// "a signal", "the wall limit", ...: what a run was ended by.
 std::string to_string(RunRequest request);
 
-/// Removes the files `stop` and `checkpoint_now` that are there before a run begins: they were meant
-/// for one that had ended already. Returns what to tell the user.
+/// Removes the files `stop` and `checkpoint_now` that are there before a run begins: they were
+/// meant for one that had ended already. Returns what to tell the user.
 std::vector<std::string> remove_old_requests(const std::string& run_folder);
 
 /// Seconds of "hh:mm:ss", "mm:ss" or "ss"; throws InputError.

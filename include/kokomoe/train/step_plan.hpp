@@ -28,8 +28,8 @@ struct MemoryPlan {
 
 /// What a rank hands over in one update.
 struct TrafficPlan {
-  double dispatch = 0;   ///< bytes to other ranks, rows to their experts
-  double combine = 0;    ///< and their results back
+  double dispatch = 0;  ///< bytes to other ranks, rows to their experts
+  double combine = 0;   ///< and their results back
   double dispatch_backward = 0, combine_backward = 0;
   double messages = 0;              ///< of all exchanges
   double replicated_gradients = 0;  ///< bytes that every rank sums with all others

@@ -5,6 +5,7 @@
 #include "kokomoe/io/deck.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 #include "kokomoe/train/language_model.hpp"
+#include "kokomoe/train/task.hpp"
 
 #include <memory>
 #include <string>
@@ -13,7 +14,7 @@
 namespace kokomoe {
 
 struct TrainingOptions {
-  std::string deck;                    ///< file; may be empty with `resume`
+  std::string deck;  ///< file; may be empty with `resume`
   std::string run_folder;
   std::string resume;                  ///< "", "last", or a step folder
   std::vector<std::string> overrides;  ///< "section/key=value"
@@ -27,20 +28,31 @@ struct TrainingOptions {
 /// Returns true when the deck's steps are done, false when a signal, the wall limit or a `stop`
 /// file ended it early, after saving. Throws InputError before any work when deck, data, folder or
 /// checkpoint are wrong.
-bool train_language_model(const TrainingOptions& options, const Communicator& communicator);
+bool train(const TrainingOptions& options, const Communicator& communicator);
 
-/// A trained model read from a run or step folder, for evaluation and generation.
-template <class T>
-struct LoadedModel {
+/// A trained model read from a run or step folder, for evaluation and use.
+template <class Model>
+struct Loaded {
   Deck deck;
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::unique_ptr<LanguageModel<T>> model;
+  std::unique_ptr<Model> model;
+  bool looks_ahead = false;  ///< see Task
   std::int64_t step = 0;
   std::vector<std::string> notes;  ///< what its user should know, for the root to print
 };
 
+template <class T>
+using LoadedModel = Loaded<LanguageModel<T>>;
+
 /// `overrides` change the deck that the checkpoint was written with, but not its model or
-/// tokenizer: InputError that names key and both values. Only the root reads files. Collective.
+/// tokenizer: InputError that names key and both values. `use`: evaluation or none. Only the root
+/// reads files. Collective.
+template <class T>
+Loaded<Trainer<T>> load_trainer(const std::string& run_or_step,
+                                const std::vector<std::string>& overrides,
+                                const Communicator& communicator, DataUse use);
+
+/// The same without data; InputError when it is a model of another task.
 template <class T>
 LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const std::vector<std::string>& overrides,

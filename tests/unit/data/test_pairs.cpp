@@ -114,6 +114,39 @@ TEST_CASE("files of different length are refused with both names", "[pairs]") {
   CHECK_THAT(message, contains("target0\", \"") && contains("target1\" has 3"));
 }
 
+TEST_CASE("held-out pairs come once each, whatever the ranks", "[pairs]") {
+  const TemporaryFolder folder;
+  const PairCorpus corpus = many(folder, 200);
+  std::multiset<std::string> all;
+  for (std::int64_t i = 0; i < corpus.size(); ++i) all.insert(source_of(corpus, i));
+  HostPairBatch batch;
+  for (const int ranks : {1, 3}) {
+    const EvalPairs pairs(corpus, 60, 100, ranks);
+    std::multiset<std::string> seen;
+    std::int64_t tokens = 0, scored = 0;
+    for (int b = 0; b < pairs.batches(); ++b) {
+      std::int64_t source = 0, target = 0;
+      for (int r = 0; r < ranks; ++r) {
+        pairs.fill(b, r, batch);
+        std::map<std::uint32_t, std::string> part;
+        collect(batch, part);
+        for (const auto& [index, text] : part) seen.insert(text);
+        CHECK(std::max(batch.source.tokens, batch.target.tokens) <= 100);
+        source += batch.source.tokens;
+        target += batch.target.tokens;
+      }
+      CHECK(source == batch.source.global_tokens);
+      CHECK(target == batch.target.global_scored);
+      tokens += source + target;
+      scored += target;
+    }
+    CHECK(seen == all);
+    CHECK(tokens == pairs.tokens());
+    CHECK(scored == pairs.scored());
+  }
+  CHECK(EvalPairs(corpus, 10, 100).left_out() > 0);
+}
+
 TEST_CASE("an epoch has every pair once, whatever the ranks and micro-batches", "[pairs]") {
   const TemporaryFolder folder;
   const PairCorpus corpus = many(folder, 300);
@@ -124,15 +157,19 @@ TEST_CASE("an epoch has every pair once, whatever the ranks and micro-batches", 
     for (std::int64_t step = first; step < first + batches.updates_of_epoch(); ++step) {
       auto& update = updates.emplace_back();
       std::int64_t source = 0, target = 0;
-      for (int a = 0; a < micro_batches; ++a)
+      for (int a = 0; a < micro_batches; ++a) {
+        const std::int64_t source_before = source, target_before = target;
         for (int r = 0; r < ranks; ++r) {
           batches.fill(step, a, r, ranks, batch);
           collect(batch, update);
           source += batch.source.tokens;
           target += batch.target.tokens;
         }
-      CHECK(source == batch.source.global_tokens);
-      CHECK(target == batch.target.global_tokens);
+        CHECK(source - source_before == batch.source.global_tokens);
+        CHECK(target - target_before == batch.target.global_tokens);
+      }
+      CHECK(source == batch.source.update_tokens);
+      CHECK(target == batch.target.update_tokens);
       CHECK(target == batch.target.global_scored);
       CHECK(std::max(source, target) <= 200);
     }

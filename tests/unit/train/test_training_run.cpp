@@ -51,7 +51,7 @@ struct Runs {
     options.overrides = {"train/steps=6", "train/eval_every=2", "model/dropout=0.1"};
     options.overrides.insert(options.overrides.end(), more.begin(), more.end());
     const Quiet quiet;
-    return train_language_model(options, tiny.alone());
+    return kokomoe::train(options, tiny.alone());
   }
   std::vector<std::vector<float>> values(const std::string& run) const {
     const auto loaded = load_language_model<float>(tiny.folder() / run, {}, tiny.alone());

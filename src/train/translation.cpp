@@ -1,0 +1,223 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/train/translation.hpp"
+
+#include "io/digest.hpp"
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/nn/cross_entropy.hpp"
+#include "kokomoe/train/progress.hpp"
+#include "train/tasks.hpp"
+#include "train/token_counts.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace kokomoe {
+
+namespace {
+
+TranslationConfig with_token_counts(TranslationConfig config,
+                                    const std::optional<PairCorpus>& corpus) {
+  std::vector<const Corpus*> sides;
+  if (corpus) sides = {&corpus->source(), &corpus->target()};
+  detail::count_tokens_for_hash(config.model.moe, config.model.moe_every, config.model.vocabulary,
+                                sides);
+  return config;
+}
+
+}  // namespace
+
+template <class T>
+Translation<T>::Translation(const TranslationConfig& config, const Communicator& communicator,
+                            std::optional<PairCorpus> corpus, std::optional<PairCorpus> heldout)
+    : Trainer<T>(config, communicator),
+      config_(with_token_counts(config, corpus)),
+      model_(config_.model, this->store()),
+      corpus_(std::move(corpus)) {
+  const int length = config_.model.max_length;
+  if (corpus_)
+    batches_.emplace(*corpus_, config_.seed, config_.batch_tokens, length, config_.accumulate);
+  if (heldout)
+    heldout_.emplace(std::move(*heldout), length, config_.batch_tokens / communicator.size(),
+                     communicator.size());
+  this->allocate(
+      {{&model_.encoder(), &host_batch_.source}, {&model_.decoder(), &host_batch_.target}},
+      config_.model.moe, CrossEntropySums::width);
+  if (corpus_) count_work();
+}
+
+/// Attention among the tokens of a sentence is counted at the corpus' mean lengths.
+template <class T>
+void Translation<T>::count_work() {
+  const EncoderDecoderConfig& model = config_.model;
+  double source = 0, target = 0;
+  for (std::int64_t pair = 0; pair < corpus_->size(); ++pair) {
+    source += corpus_->source_length(pair) + 1;
+    target += corpus_->target_length(pair) + 1;
+  }
+  source /= static_cast<double>(corpus_->size());
+  target /= static_cast<double>(corpus_->size());
+  const double rows = assignments_of_token(
+      model.moe, model.moe_every, model.vocabulary,
+      static_cast<int>(std::min<double>(model.max_length, source + 1)), config_.double_precision);
+  const ParameterStore<T>& store = this->store();
+  const double d = model.moe.d_model;
+  ModelCount encoder = count_tensors<T>(store, rows, {"encoder"});
+  ModelCount decoder = count_tensors<T>(store, rows, {"decoder"});
+  // Queries by keys and probabilities by values; the decoder's own for the tokens up to one's own.
+  encoder.part(ModelPart::attention).forward_flops += model.encoder_layers * 4 * d * source;
+  decoder.part(ModelPart::attention).forward_flops +=
+      model.decoder_layers * 4 * d * (source + (target + 1) / 2);
+  decoder.part(ModelPart::head).forward_flops += 2 * d * model.vocabulary;
+  this->set_count(count_tensors<T>(store, rows), {encoder.flops(), decoder.flops()});
+}
+
+template <class T>
+void Translation<T>::fill(std::int64_t step, int micro_batch) {
+  if (!batches_) fail("Translation::update", "made without training pairs");
+  batches_->fill(step, micro_batch, this->communicator().rank(), this->communicator().size(),
+                 host_batch_);
+}
+
+template <class T>
+void Translation<T>::pass(std::int64_t step, const Vector<double>& sums,
+                          const Matrix<double>& load) {
+  StepContext source = this->context(host_batch_.source, device_source_, true, step);
+  StepContext target = this->context(host_batch_.target, device_target_, true, step);
+  source.loss_scale = target.loss_scale;
+  const Matrix<T> logits = model_.forward(source, target, state_, load);
+  const Vector<double> sequence_loss = this->sequence_losses(target);
+  cross_entropy<T>(target, logits, target.tokens.targets, config_.label_smoothing, true, sums,
+                   sequence_loss);
+  source.sequence_loss = target.sequence_loss = sequence_loss;
+  model_.backward(source, target, state_, logits);
+}
+
+template <class T>
+double Translation<T>::task_loss(const double* sums) const {
+  return sums[0] / static_cast<double>(host_batch_.target.global_scored);
+}
+
+template <class T>
+TranslationReport Translation<T>::evaluate(const EvalPairs& pairs) {
+  const Region region(KOKOMOE_LABEL("train::evaluate"));
+  double sums[CrossEntropySums::width] = {0, 0, 0};
+  const Vector<double> device = this->evaluation_sums(CrossEntropySums::width);
+  for (int b = 0; b < pairs.batches(); ++b) {
+    pairs.fill(b, this->communicator().rank(), host_batch_);
+    const StepContext source = this->context(host_batch_.source, device_source_, false, 0);
+    const StepContext target = this->context(host_batch_.target, device_target_, false, 0);
+    this->reset_arenas();
+    const Matrix<T> logits = model_.forward(source, target, state_);
+    cross_entropy<T>(target, logits, target.tokens.targets, 0, false, device);
+    const double* const found = this->fetch_sums();
+    for (std::size_t i = 0; i < CrossEntropySums::width; ++i) sums[i] += found[i];
+  }
+  this->communicator().all_reduce_sum(sums, static_cast<std::size_t>(CrossEntropySums::width));
+  TranslationReport report;
+  report.tokens = pairs.scored();
+  report.loss = sums[1] / static_cast<double>(report.tokens);
+  report.perplexity = std::exp(report.loss);
+  report.accuracy = sums[2] / static_cast<double>(report.tokens);
+  return report;
+}
+
+template <class T>
+Evaluation Translation<T>::evaluate_heldout() {
+  const TranslationReport report = evaluate(*heldout_);
+  return {report.loss,
+          {{"perplexity", report.perplexity}, {"accuracy", report.accuracy}},
+          report.tokens,
+          0};
+}
+
+template <class T>
+double Translation<T>::heldout_tokens() const {
+  return heldout_ ? static_cast<double>(heldout_->tokens()) : 0;
+}
+
+template <class T>
+std::string Translation<T>::data_digest() const {
+  // Either side's digest tells its texts apart; turned, so that two equal sides do not cancel.
+  const std::uint64_t target = corpus_->target().key();
+  return detail::hex(corpus_->source().key() ^ (target << 1 | target >> 63));
+}
+
+template <class T>
+std::string Translation<T>::data_summary() const {
+  const auto count = [](std::int64_t n) { return human_count(static_cast<double>(n)); };
+  const auto left_out = [&](std::int64_t n) {
+    return n == 0 ? std::string()
+                  : " (" + count(n) + " left out: empty, or longer than " +
+                        std::to_string(config_.model.max_length) + " tokens)";
+  };
+  std::string text = count(batches_->pairs()) + " pairs" + left_out(batches_->left_out()) + " in " +
+                     count(batches_->updates_of_epoch()) + " updates of up to " +
+                     count(config_.batch_tokens) + " tokens a side";
+  if (heldout_)
+    text += ", " + count(heldout_->pairs()) + " held out" + left_out(heldout_->left_out());
+  return text;
+}
+
+template class Translation<float>;
+template class Translation<double>;
+
+namespace detail {
+
+namespace {
+
+class TranslationTask : public TaskWith<TranslationTask, TranslationConfig> {
+ public:
+  using TaskWith::TaskWith;
+
+  bool looks_ahead() const override {
+    return config_.model.moe_every != 0 && looks_at_groups(config_.model.moe);
+  }
+
+  void rehearse(const Deck& deck) const override {
+    TranslationConfig config = config_;
+    config.model.vocabulary = config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
+    count_tokens_for_hash(config.model.moe, config.model.moe_every, config.model.vocabulary, {});
+    if (config.double_precision)
+      require_model<double>(deck, config);
+    else
+      require_model<float>(deck, config);
+  }
+
+  template <class T>
+  std::unique_ptr<Trainer<T>> make_trainer(std::shared_ptr<const Tokenizer> tokenizer,
+                                           const Communicator& communicator, DataUse use) const {
+    TranslationConfig config = config_;
+    config.model.vocabulary = tokenizer->vocabulary();
+    const auto open = [&](const auto& source, const auto& target) {
+      return PairCorpus::open(source, target, *tokenizer, config.cache_folder, communicator);
+    };
+    std::optional<PairCorpus> train, heldout;
+    if (use == DataUse::training || use == DataUse::resuming)
+      train = open(config.train_source, config.train_target);
+    if (use != DataUse::none && !config.heldout_source.empty())
+      heldout = open(config.heldout_source, config.heldout_target);
+    return std::make_unique<Translation<T>>(config, communicator, std::move(train),
+                                            std::move(heldout));
+  }
+
+ private:
+  template <class T>
+  static void require_model(const Deck& deck, const TranslationConfig& config) {
+    ParameterStore<T> store;  // never allocated
+    const EncoderDecoder<T> model(config.model, store);
+    for (const std::string& pattern : config.freeze)
+      if (store.freeze(pattern) == 0)
+        deck.refuse("train/freeze", "no tensor matches \"" + pattern + "\"");
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Task> read_translation_task(const Deck& deck, std::vector<std::string>& notes) {
+  return std::make_unique<TranslationTask>(read_translation_deck(deck, notes));
+}
+
+}  // namespace detail
+}  // namespace kokomoe

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# Translation by the program: it trains, resumes to the same bits, evaluates, runs on several ranks,
+# and refuses pairs that are none.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+"$KOKOMOE_PYTHON" - <<'PY'
+import random
+source = random.Random(99)
+words = ["ka", "no", "ri", "tam", "bel", "su"]
+for name, lines in (("train", 300), ("held", 40)):
+    with open(name + ".a", "w") as a, open(name + ".b", "w") as b:
+        for _ in range(lines):
+            picked = [words[int(source.random() * 6)] for _ in range(1 + int(source.random() * 5))]
+            a.write(" ".join(picked) + "\n")
+            b.write(" ".join(reversed([w.upper() for w in picked])) + "\n")
+PY
+cat >pairs.toml <<'TOML'
+[run]
+task = "translation"
+[model]
+d_model = 32
+d_hidden = 48
+layers = 2
+heads = 2
+[moe]
+experts = 4
+[train]
+steps = 12
+batch_tokens = 256
+eval_every = 4
+accumulate = 2
+label_smoothing = 0.1
+[optimizer]
+learning_rate = 3e-3
+warmup = 2
+[data]
+train_source = ["train.a"]
+train_target = ["train.b"]
+heldout_source = ["held.a"]
+heldout_target = ["held.b"]
+cache = "cache"
+tokenizer = "bytes"
+max_length = 64
+TOML
+
+expect 0 '' kokomoe validate -i pairs.toml
+expect 0 'done: 12 steps' kokomoe train -i pairs.toml -d whole
+grep -q '300 pairs in ' output.txt || fail "no word about the pairs"
+grep -q '4 layers, 2 with experts' output.txt || fail "no word about the model"
+expect 75 'stopped at step 1' kokomoe train -i pairs.toml -d part -t 00:00:01
+expect 0 'resumed from' kokomoe train -d part -r last
+expect 0 'all equal' kokomoe inspect whole part
+diff <(rows whole) <(rows part) || fail "metric rows differ"
+
+expect 0 'perplexity' kokomoe eval -r whole --json eval.json
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+rows = [json.loads(line) for line in open("whole/metrics.jsonl")]
+steps = [row for row in rows if "loss" in row]
+evals = [row for row in rows if "eval_loss" in row]
+assert [row["step"] for row in steps] == list(range(1, 13))
+assert [row["step"] for row in evals] == [4, 8, 12]
+assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+for row in steps:
+    assert abs(row["loss"] - row["task_loss"] - row["aux_loss"]) < 1e-9
+report = json.load(open("eval.json"))
+assert report["step"] == 12 and abs(report["loss"] - evals[-1]["eval_loss"]) < 1e-9, report
+# Every target byte and an end for each line.
+assert report["tokens"] == sum(len(line) for line in open("held.b")), report
+PY
+
+if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
+  expect 0 'done: 12 steps' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i pairs.toml -d ranks \
+    parallel/expert_ranks=2
+  "$KOKOMOE_PYTHON" - <<'PY'
+import json
+loss = lambda run: [json.loads(l)["loss"] for l in open(run + "/metrics.jsonl") if '"loss"' in l]
+for a, b in zip(loss("whole"), loss("ranks"), strict=True):
+    assert abs(a - b) < 0.02 * a, (a, b)
+PY
+  expect 0 'perplexity' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" eval -r ranks
+fi
+
+head -n 299 train.b >short.b
+expect 2 'train.a" has 300 lines, "short.b" has 299' \
+  kokomoe train -i pairs.toml -d short data/train_target=short.b
+[[ ! -e short/metrics.jsonl ]] || fail "a run of nothing began"
+expect 2 'data/train_source.*nothere' kokomoe validate -i pairs.toml data/train_source=nothere
+expect 2 'data/heldout_target' kokomoe validate -i pairs.toml 'data/heldout_target=[]'
+expect 2 'wants a language model' kokomoe generate -r whole --prompt ka
+expect 2 'run/task' kokomoe plan -i pairs.toml
+expect 2 'run/task' kokomoe train -i deck.toml -d whole -r last
