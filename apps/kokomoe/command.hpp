@@ -21,6 +21,7 @@ using Action = std::function<int(const Communicator&)>;
 
 /// Each adds its subcommand to the program; `action` is set when the user chose it.
 void add_train(CLI::App& program, Action& action);
+void add_average(CLI::App& program, Action& action);
 void add_eval(CLI::App& program, Action& action);
 void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);

@@ -115,6 +115,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
   program.require_subcommand(1);
   Action action;
   add_train(program, action);
+  add_average(program, action);
   add_eval(program, action);
   add_generate(program, action);
   add_inspect(program, action);

@@ -76,10 +76,17 @@ JsonLines& JsonLines::field(std::string_view name, std::string_view value) {
 
 JsonLines& JsonLines::field(std::string_view name, std::span<const double> values) {
   key(name);
+  list(values);
+  return *this;
+}
+
+JsonLines& JsonLines::field(std::string_view name, std::span<const double> values,
+                            std::size_t columns) {
+  key(name);
   line_ += '[';
-  for (std::size_t i = 0; i < values.size(); ++i) {
+  for (std::size_t i = 0; i + columns <= values.size(); i += columns) {
     if (i > 0) line_ += ", ";
-    number(values[i]);
+    list(values.subspan(i, columns));
   }
   line_ += ']';
   return *this;
@@ -130,6 +137,15 @@ void JsonLines::key(std::string_view name) {
   if (line_.size() > 1) line_ += ", ";
   quoted(name);
   line_ += ": ";
+}
+
+void JsonLines::list(std::span<const double> values) {
+  line_ += '[';
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i > 0) line_ += ", ";
+    number(values[i]);
+  }
+  line_ += ']';
 }
 
 void JsonLines::number(double value) {

@@ -2,17 +2,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "train/training_loop.hpp"
 
-#include "io/digest.hpp"
 #include "io/disk.hpp"
+#include "kokomoe/config.hpp"
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/core/gemm.hpp"
 #include "kokomoe/core/gemm_rate.hpp"
 #include "kokomoe/parallel/agree.hpp"
 #include "train/best_checkpoint.hpp"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
+
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 
 namespace kokomoe::detail {
 
@@ -66,10 +70,28 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck, 
     fs::create_directories(folder_ + "/checkpoints", code);
     if (code) fail(folder_ + "/checkpoints", "cannot be made: " + code.message());
     replace_file(folder_ + "/effective.toml", deck.effective());
+    write_machine();
     JsonLines::truncate_after(folder_ + "/metrics.jsonl", step_);
     metrics_ = JsonLines(folder_ + "/metrics.jsonl");
   });
   go_back();
+}
+
+/// What the run, or its last part, was computed on.
+template <class T>
+void TrainingLoop<T>::write_machine() const {
+  std::string processor;
+  std::ifstream info("/proc/cpuinfo");
+  const std::string mark = "model name";
+  for (std::string line; processor.empty() && std::getline(info, line);)
+    if (line.starts_with(mark)) processor = line.substr(line.find(':') + 2);
+  const nlohmann::json machine = {{"kokomoe", KOKOMOE_VERSION},
+                                  {"space", ExecutionSpace::name()},
+                                  {"threads", ExecutionSpace().concurrency()},
+                                  {"ranks", communicator_.size()},
+                                  {"gemm", gemm_library()},
+                                  {"processor", processor}};
+  replace_file(folder_ + "/machine.json", machine.dump(2) + "\n");
 }
 
 template <class T>
@@ -91,7 +113,7 @@ bool TrainingLoop<T>::train() {
     count_skipped(report);
 
     const bool last = step_ == config.steps;
-    const bool improved = evaluates_after(step_) && evaluate();
+    const bool improved = evaluates_after(step_) && evaluate(report);
     const RunRequest request =
         control_.check(communicator_, reserve_->seconds(evaluates_after(step_ + 1)));
     const bool stops = ends_run(request);
@@ -256,13 +278,22 @@ bool TrainingLoop<T>::evaluates_after(std::int64_t step) const {
 
 /// True when this is the best loss so far.
 template <class T>
-bool TrainingLoop<T>::evaluate() {
+bool TrainingLoop<T>::evaluate(const UpdateReport& update) {
   Clock clock;
   watchdog_->enter(step_, "evaluation");
   const Evaluation report = model_->evaluate_heldout();
   if (communicator_.is_root()) {
     metrics_.begin().field("step", step_).field("eval_loss", report.loss);
     for (const auto& [name, value] : report.figures) metrics_.field(name, value);
+    column_.clear();
+    for (const LoadMetrics& load : update.load) {
+      double all = 0;
+      for (const double count : load.counts) all += count;
+      for (const double count : load.counts) column_.push_back(all > 0 ? count / all : 0);
+    }
+    if (!column_.empty())
+      metrics_.field("expert_load", std::span<const double>(column_),
+                     static_cast<std::size_t>(model_->moe().experts));
     end_row();
   }
   const bool improved = report.loss < best_loss_;

@@ -42,7 +42,8 @@ class TrainingLoop {
   void resume(const std::string& checkpoint, bool changed_data);
   void write_metrics(const UpdateReport& report, double seconds);
   bool evaluates_after(std::int64_t step) const;
-  bool evaluate();
+  bool evaluate(const UpdateReport& update);
+  void write_machine() const;
   void go_back();
   void count_skipped(const UpdateReport& report);
   void end_row();

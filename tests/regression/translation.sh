@@ -84,6 +84,30 @@ PY
   expect 0 'perplexity' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" eval -r ranks
 fi
 
+# The mean of the last checkpoints, element by element, with the newest one's moments.
+expect 0 'done: 12 steps' kokomoe train -i pairs.toml -d many checkpoint/every=4 checkpoint/keep=3
+expect 0 'mean of 3 checkpoints' kokomoe average many --last 3 -d mean
+expect 0 'perplexity' kokomoe eval -r mean
+for step in 4 8 12; do
+  kokomoe inspect "many/checkpoints/step_$step" --export encoder.0.attention.qkv.weight >"$step.txt"
+done
+kokomoe inspect mean --export encoder.0.attention.qkv.weight >mean.txt
+"$KOKOMOE_PYTHON" - <<'PY'
+rows = lambda name: [float(x) for line in open(name + ".txt") if line[0] != "#" for x in line.split()]
+means, parts = rows("mean"), [rows(name) for name in ("4", "8", "12")]
+assert len(means) == 32 * 96 and parts[0] != parts[1]
+for mean, *values in zip(means, *parts, strict=True):
+    assert abs(mean - sum(values) / 3) <= 1e-7 * max(map(abs, values)), (mean, values)
+PY
+expect 1 '' kokomoe inspect mean many
+grep -q 'optimizer/m/embedding.weight.*differ' output.txt && fail "the moments are not the newest's"
+expect 2 'two checkpoints at least' kokomoe average many -d other
+expect 2 'has 3 checkpoint' kokomoe average many --last 4 -d other
+expect 2 'holds a run already' kokomoe average many --last 2 -d whole
+expect 0 'done' kokomoe train -i pairs.toml -d wide model/d_hidden=64 train/steps=1
+expect 2 'model/d_hidden' kokomoe average many wide -d other
+[[ ! -e other ]] || fail "what failed left a folder"
+
 head -n 299 train.b >short.b
 expect 2 'train.a" has 300 lines, "short.b" has 299' \
   kokomoe train -i pairs.toml -d short data/train_target=short.b

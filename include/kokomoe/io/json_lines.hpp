@@ -38,6 +38,8 @@ class JsonLines {
     return field(key, std::string_view(value));
   }
   JsonLines& field(std::string_view key, std::span<const double> values);
+  /// Rows of so many values each: an array of arrays.
+  JsonLines& field(std::string_view key, std::span<const double> values, std::size_t columns);
   JsonLines& field(std::string_view key, std::span<const std::int64_t> values);
   /// Writes the line. Throws Error naming the file when the disk is full or gone; the file then
   /// ends with the line before, and later lines may succeed.
@@ -50,6 +52,7 @@ class JsonLines {
  private:
   void cut_torn();
   void key(std::string_view name);
+  void list(std::span<const double> values);
   void number(double value);
   void number(std::int64_t value);
   void quoted(std::string_view text);
