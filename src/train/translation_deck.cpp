@@ -45,6 +45,13 @@ Schema translation_schema(const std::string& router) {
   schema.add(KeySpec::integer("data/max_length", 256,
                               "tokens of a sentence, its end included; longer pairs are left out")
                  .range(2, 16777215));
+  schema.add(KeySpec::integer("search/beam", 4, "hypotheses of a sentence; 1 = greedy").range(1, 256))
+      .add(KeySpec::real("search/length_penalty", 0.6,
+                         "a: log-probabilities of n tokens are divided by ((5 + n) / 6)^a")
+               .range(0, 10))
+      .add(KeySpec::integer("search/extra_length", 50,
+                            "tokens that a translation may have more than its source")
+               .range(0, 16777215));
   return schema;
 }
 
@@ -72,6 +79,10 @@ TranslationConfig read_translation_deck(const Deck& deck, std::vector<std::strin
   if (model.moe_every != 0 && model.moe.routing_group != 0)
     deck.refuse("moe/routing_group",
                 "sentences have no common length to cut into groups: leave it at 0, each sentence");
+
+  config.beam = static_cast<int>(deck.integer("search/beam"));
+  config.length_penalty = deck.real("search/length_penalty");
+  config.extra_length = static_cast<int>(deck.integer("search/extra_length"));
 
   config.train_source = deck.list("data/train_source");
   config.train_target = deck.list("data/train_target");
