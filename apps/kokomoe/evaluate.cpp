@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
 #include "command.hpp"
+#include "trained_model.hpp"
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/io/checkpoint.hpp"
@@ -18,22 +19,6 @@ namespace kokomoe::app {
 
 namespace {
 
-/// Calls load(step folder, zero of T) with the type that the checkpoint's deck says, then
-/// work(loaded).
-template <class Load, class Work>
-int with_model(const std::string& from, const std::vector<std::string>& overrides,
-               const Communicator& communicator, const Load& load, const Work& work) {
-  const auto run = [&](auto loaded) {
-    if (communicator.is_root())
-      for (const std::string& note : loaded.notes) std::cerr << "note: " << note << std::endl;
-    return work(loaded);
-  };
-  // Once: a training that saves meanwhile must not put another step under the same name.
-  const std::string step = resolve_checkpoint(from, communicator);
-  const Deck deck = deck_of_checkpoint(step, overrides, communicator);
-  return deck.text("run/precision") == "double" ? run(load(step, 0.0)) : run(load(step, 0.0F));
-}
-
 struct EvalOptions {
   std::string from, json;
   std::vector<std::string> overrides;
@@ -44,7 +29,7 @@ int evaluate(Loaded<Trainer<T>>& loaded, const EvalOptions& options,
              const Communicator& communicator) {
   if (loaded.model->heldout_tokens() == 0)
     loaded.deck.refuse(task_of(loaded.deck).heldout_keys.front(), "names no file to evaluate on");
-  const Evaluation report = loaded.model->evaluate_heldout();
+  const Evaluation report = loaded.model->evaluate_heldout(true);
   if (!communicator.is_root()) return done;
   nlohmann::json figures = {{"step", loaded.step}, {"loss", report.loss}};
   std::string line = "step " + std::to_string(loaded.step);
@@ -75,31 +60,6 @@ struct GenerateOptions {
   int top = 0;
   std::int64_t seed = 1;
 };
-
-/// "\x1b" and the like: a model of bytes may say anything, and a terminal obeys.
-std::string control_escape(char c) {
-  char text[8];
-  std::snprintf(text, sizeof text, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
-  return text;
-}
-
-/// One output line for each input: newlines, backslashes and control bytes inside are escaped.
-std::string escaped(const std::string& text) {
-  std::string line;
-  for (const char c : text) {
-    if (c == '\n')
-      line += "\\n";
-    else if (c == '\r')
-      line += "\\r";
-    else if (c == '\\')
-      line += "\\\\";
-    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
-      line += control_escape(c);
-    else
-      line += c;
-  }
-  return line;
-}
 
 template <class T>
 int generate(LoadedModel<T>& loaded, const GenerateOptions& options) {

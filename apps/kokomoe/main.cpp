@@ -119,6 +119,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
   add_eval(program, action);
   add_generate(program, action);
   add_inspect(program, action);
+  add_translate(program, action);
   add_score(program, action);
   add_validate(program, action);
   add_plan(program, action);

@@ -90,7 +90,7 @@ std::string LanguageModel<T>::data_summary() const {
 }
 
 template <class T>
-Evaluation LanguageModel<T>::evaluate_heldout() {
+Evaluation LanguageModel<T>::evaluate_heldout(bool) {
   const EvaluationReport report = evaluate(*heldout_);
   return {report.loss,
           {{"bits_per_byte", report.bits_per_byte},

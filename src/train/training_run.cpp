@@ -185,6 +185,14 @@ LoadedModel<T> load_language_model(const std::string& run_or_step,
                               "language model");
 }
 
+template <class T>
+Loaded<Translation<T>> load_translation(const std::string& run_or_step,
+                                        const std::vector<std::string>& overrides,
+                                        const Communicator& communicator) {
+  return as<Translation<T>>(load_trainer<T>(run_or_step, overrides, communicator, DataUse::none),
+                            "translation model");
+}
+
 template Loaded<Trainer<float>> load_trainer<float>(const std::string&,
                                                     const std::vector<std::string>&,
                                                     const Communicator&, DataUse);
@@ -197,5 +205,11 @@ template LoadedModel<float> load_language_model<float>(const std::string&,
 template LoadedModel<double> load_language_model<double>(const std::string&,
                                                          const std::vector<std::string>&,
                                                          const Communicator&);
+template Loaded<Translation<float>> load_translation<float>(const std::string&,
+                                                            const std::vector<std::string>&,
+                                                            const Communicator&);
+template Loaded<Translation<double>> load_translation<double>(const std::string&,
+                                                              const std::vector<std::string>&,
+                                                              const Communicator&);
 
 }  // namespace kokomoe

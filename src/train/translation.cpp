@@ -4,6 +4,7 @@
 
 #include "io/digest.hpp"
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/data/text_scores.hpp"
 #include "kokomoe/nn/cross_entropy.hpp"
 #include "kokomoe/train/progress.hpp"
 #include "train/tasks.hpp"
@@ -30,16 +31,19 @@ TranslationConfig with_token_counts(TranslationConfig config,
 
 template <class T>
 Translation<T>::Translation(const TranslationConfig& config, const Communicator& communicator,
-                            std::optional<PairCorpus> corpus, std::optional<PairCorpus> heldout)
+                            std::optional<PairCorpus> corpus, std::optional<PairCorpus> heldout,
+                            std::shared_ptr<const Tokenizer> tokenizer)
     : Trainer<T>(config, communicator),
       config_(with_token_counts(config, corpus)),
       model_(config_.model, this->store()),
-      corpus_(std::move(corpus)) {
+      corpus_(std::move(corpus)),
+      heldout_corpus_(std::move(heldout)),
+      tokenizer_(std::move(tokenizer)) {
   const int length = config_.model.max_length;
   if (corpus_)
     batches_.emplace(*corpus_, config_.seed, config_.batch_tokens, length, config_.accumulate);
-  if (heldout)
-    heldout_.emplace(std::move(*heldout), length, config_.batch_tokens / communicator.size(),
+  if (heldout_corpus_)
+    heldout_.emplace(*heldout_corpus_, length, config_.batch_tokens / communicator.size(),
                      communicator.size());
   this->allocate(
       {{&model_.encoder(), &host_batch_.source}, {&model_.decoder(), &host_batch_.target}},
@@ -124,12 +128,59 @@ TranslationReport Translation<T>::evaluate(const EvalPairs& pairs) {
 }
 
 template <class T>
-Evaluation Translation<T>::evaluate_heldout() {
+std::vector<Hypothesis> Translation<T>::translate(const std::vector<std::vector<int>>& sources) {
+  // Those of like length together: a batch takes as many steps as its longest translation.
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    if (!sources[i].empty()) order.push_back(i);
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return sources[a].size() < sources[b].size();
+  });
+  constexpr std::size_t most_hypotheses = 256;
+  const std::size_t sentences =
+      std::max<std::size_t>(1, most_hypotheses / static_cast<std::size_t>(config_.beam));
+  const SearchOptions options{config_.beam, config_.length_penalty, config_.extra_length};
+  std::vector<Hypothesis> best(sources.size());
+  for (std::size_t begin = 0; begin < order.size(); begin += sentences) {
+    const std::size_t end = std::min(order.size(), begin + sentences);
+    std::vector<std::vector<int>> batch;
+    for (std::size_t i = begin; i < end; ++i) batch.push_back(sources[order[i]]);
+    auto found = beam_search<T>(this->bare_context(false, 0), model_, batch,
+                                tokenizer_->beginning_of_text(), options);
+    for (std::size_t i = begin; i < end; ++i) best[order[i]] = std::move(found[i - begin].front());
+  }
+  return best;
+}
+
+template <class T>
+void Translation<T>::score_translations(Evaluation& evaluation) {
+  std::vector<std::vector<int>> sources(static_cast<std::size_t>(heldout_corpus_->size()));
+  std::vector<std::string> references, hypotheses;
+  std::vector<int> line;
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    const auto pair = static_cast<std::int64_t>(i);
+    sources[i].resize(static_cast<std::size_t>(heldout_corpus_->source_length(pair)));
+    heldout_corpus_->copy_source(pair, sources[i].data());
+    sources[i].resize(std::min(sources[i].size(), static_cast<std::size_t>(max_source())));
+    line.resize(static_cast<std::size_t>(heldout_corpus_->target_length(pair)));
+    heldout_corpus_->copy_target(pair, line.data());
+    references.push_back(tokenizer_->decode(line));
+  }
+  for (const Hypothesis& best : translate(sources))
+    hypotheses.push_back(tokenizer_->decode(best.tokens));
+  evaluation.figures.emplace_back("bleu", bleu(hypotheses, references).score);
+  evaluation.figures.emplace_back("chrf", chrf(hypotheses, references));
+}
+
+template <class T>
+Evaluation Translation<T>::evaluate_heldout(bool thoroughly) {
   const TranslationReport report = evaluate(*heldout_);
-  return {report.loss,
-          {{"perplexity", report.perplexity}, {"accuracy", report.accuracy}},
-          report.tokens,
-          0};
+  Evaluation evaluation{report.loss,
+                        {{"perplexity", report.perplexity}, {"accuracy", report.accuracy}},
+                        report.tokens,
+                        0};
+  if (thoroughly && tokenizer_ && this->communicator().size() == 1) score_translations(evaluation);
+  return evaluation;
 }
 
 template <class T>
@@ -199,7 +250,7 @@ class TranslationTask : public TaskWith<TranslationTask, TranslationConfig> {
     if (use != DataUse::none && !config.heldout_source.empty())
       heldout = open(config.heldout_source, config.heldout_target);
     return std::make_unique<Translation<T>>(config, communicator, std::move(train),
-                                            std::move(heldout));
+                                            std::move(heldout), std::move(tokenizer));
   }
 
  private:

@@ -72,6 +72,30 @@ assert report["step"] == 12 and abs(report["loss"] - evals[-1]["eval_loss"]) < 1
 assert report["tokens"] == sum(len(line) for line in open("held.b")), report
 PY
 
+# A model that has learnt it: translations, a line each, in the order of the input; BLEU of eval is that
+# of score on what translate writes.
+expect 0 'done: 500 steps' kokomoe train -i pairs.toml -d learnt train/steps=500 moe/every=0 \
+  train/accumulate=1 train/eval_every=0 optimizer/learning_rate=6e-3 train/batch_tokens=512
+kokomoe translate -r learnt <held.a >held.out
+kokomoe translate -r learnt --input held.a >held.again
+cmp held.out held.again || fail "standard input and a file differ"
+(($(wc -l <held.out) == 40)) || fail "$(wc -l <held.out) lines of 40"
+expect 0 'bleu' kokomoe eval -r learnt --json eval.json
+kokomoe score --reference held.b --hypothesis held.out --json score.json >/dev/null
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+report, score = json.load(open("eval.json")), json.load(open("score.json"))
+assert abs(report["bleu"] - score["bleu"]) < 1e-9 and abs(report["chrf"] - score["chrf"]) < 1e-9
+assert score["chrf"] > 60, score
+PY
+printf 'ka no\n\nri\r\n%0100d\n' 0 | kokomoe translate -r learnt search/beam=1 >odd.out 2>odd.err
+(($(wc -l <odd.out) == 4)) || fail "$(wc -l <odd.out) lines of 4"
+[[ -z "$(sed -n 2p odd.out)" ]] || fail "an empty line has a translation"
+grep -q 'line 4 of standard input has 100 tokens: the model takes 63' odd.err || fail "cut in silence"
+expect 2 'nothere' kokomoe translate -r learnt --input nothere
+expect 2 'wants a translation model' bash -c '"$KOKOMOE_PROGRAM" train -i deck.toml -d lm train/steps=1 &&
+  "$KOKOMOE_PROGRAM" translate -r lm </dev/null'
+
 if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   expect 0 'done: 12 steps' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i pairs.toml -d ranks \
     parallel/expert_ranks=2

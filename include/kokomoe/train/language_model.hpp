@@ -33,7 +33,7 @@ class LanguageModel : public Trainer<T> {
 
   /// The mean loss over all windows, in evaluation mode. Collective.
   EvaluationReport evaluate(const EvalWindows& windows);
-  Evaluation evaluate_heldout() override;
+  Evaluation evaluate_heldout(bool thoroughly = false) override;
   double heldout_tokens() const override;
   std::string data_digest() const override;
   std::string data_summary() const override;

@@ -56,8 +56,9 @@ class Trainer {
   /// skip_non_finite, says so in the report. The report is valid until the next update.
   const UpdateReport& update(std::int64_t step);
 
-  /// The held-out data, in evaluation mode. Collective.
-  virtual Evaluation evaluate_heldout() = 0;
+  /// The held-out data, in evaluation mode. `thoroughly`: with what takes much longer than to read it
+  /// once, such as translating it. Collective.
+  virtual Evaluation evaluate_heldout(bool thoroughly = false) = 0;
   /// Tokens that an evaluation reads; 0: there is nothing held out.
   virtual double heldout_tokens() const = 0;
   /// Of the training data, 16 hexadecimal digits.
@@ -107,6 +108,8 @@ class Trainer {
   /// A step's context with these tokens, its arenas as they are.
   StepContext context(const HostBatch& batch, DeviceBatch& device, bool training,
                       std::int64_t step);
+  /// The same without tokens.
+  StepContext bare_context(bool training, std::int64_t step);
   void reset_arenas();
   /// `width` sums on the device for an evaluation; and their values on the host once it has run.
   Vector<double> evaluation_sums(int width) const;
@@ -119,7 +122,6 @@ class Trainer {
   Arena& saved_arena() { return saved_; }
 
  private:
-  StepContext bare_context(bool training, std::int64_t step);
   void end_step(std::int64_t step);
   bool check_finite(UpdateReport& report);
   void read_statistics(UpdateReport& report);

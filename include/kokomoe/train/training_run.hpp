@@ -6,6 +6,7 @@
 #include "kokomoe/parallel/communicator.hpp"
 #include "kokomoe/train/language_model.hpp"
 #include "kokomoe/train/task.hpp"
+#include "kokomoe/train/translation.hpp"
 
 #include <memory>
 #include <string>
@@ -57,6 +58,10 @@ template <class T>
 LoadedModel<T> load_language_model(const std::string& run_or_step,
                                    const std::vector<std::string>& overrides,
                                    const Communicator& communicator);
+template <class T>
+Loaded<Translation<T>> load_translation(const std::string& run_or_step,
+                                        const std::vector<std::string>& overrides,
+                                        const Communicator& communicator);
 
 /// The deck inside a checkpoint, which only the root reads. Collective.
 Deck deck_of_checkpoint(const std::string& step_folder, const std::vector<std::string>& overrides,
