@@ -39,6 +39,23 @@ void adamw_range(const ExecutionSpace& space, const typename ParameterStore<T>::
       });
 }
 
+template <class T>
+void sgd_range(const ExecutionSpace& space, const typename ParameterStore<T>::Buffer& buffer,
+               std::size_t begin, std::size_t end, double momentum, double rate, double decay,
+               double gradient_scale) {
+  if (begin == end) return;
+  const Vector<T> value = buffer.value, m = buffer.moment1;
+  const Vector<const T> gradient = buffer.gradient;
+  const T keep_m = static_cast<T>(momentum), step = static_cast<T>(rate);
+  const T scale = static_cast<T>(gradient_scale), keep = static_cast<T>(1 - rate * decay);
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("nn::sgd"), Kokkos::RangePolicy<ExecutionSpace>(space, begin, end),
+      KOKKOS_LAMBDA(const std::size_t i) {
+        m(i) = keep_m * m(i) + scale * gradient(i);
+        value(i) = keep * value(i) - step * m(i);
+      });
+}
+
 }  // namespace
 
 template <class T>
@@ -116,6 +133,18 @@ void adamw_step(const ExecutionSpace& space, const AdamWConfig& config, double r
   }
 }
 
+template <class T>
+void sgd_step(const ExecutionSpace& space, const SgdConfig& config, double rate,
+              double gradient_scale, ParameterStore<T>& store) {
+  for (const auto group : {Group<T>::replicated, Group<T>::expert}) {
+    const auto& buffer = store.buffer(group);
+    sgd_range<T>(space, buffer, 0, buffer.decayed, config.momentum, rate, config.weight_decay,
+                 gradient_scale);
+    sgd_range<T>(space, buffer, buffer.decayed, buffer.trained, config.momentum, rate, 0.0,
+                 gradient_scale);
+  }
+}
+
 double clip_factor(double norm, double limit) {
   return limit > 0 ? std::min(1.0, limit / (norm + 1e-6)) : 1.0;
 }
@@ -148,7 +177,9 @@ Schedule::Kind parse_schedule(const std::string& name) {
   template double gradient_norm<T>(const ExecutionSpace&, Arena&, const ParameterStore<T>&,     \
                                    const Communicator&);                                        \
   template void adamw_step<T>(const ExecutionSpace&, const AdamWConfig&, double, double,        \
-                              std::int64_t, ParameterStore<T>&);
+                              std::int64_t, ParameterStore<T>&);                            \
+  template void sgd_step<T>(const ExecutionSpace&, const SgdConfig&, double, double,            \
+                            ParameterStore<T>&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

@@ -148,7 +148,10 @@ void add_training_keys(Schema& schema, const TrainingDefaults& defaults) {
                .range(0, 1e30))
       .add(KeySpec::real("train/label_smoothing", 0, "share of the uniform target").range(0, 0.99))
       .add(KeySpec::list("train/freeze", {}, "tensors that are not trained: name patterns with *"));
-  schema.add(KeySpec::real("optimizer/learning_rate", 1e-3, "peak").range(0, 1e6))
+  schema
+      .add(KeySpec::text("optimizer/name", "adamw", "how parameters follow their gradient")
+               .choice({"adamw", "sgd"}))
+      .add(KeySpec::real("optimizer/learning_rate", 1e-3, "peak").range(0, 1e6))
       .add(KeySpec::integer("optimizer/warmup", 0, "updates of linear rise").range(0, 4294967295.0))
       .add(KeySpec::real("optimizer/warmup_from", 0, "rate before the first update").range(0, 1e6))
       .add(KeySpec::text("optimizer/schedule", defaults.schedule, "after the warm-up")
@@ -158,6 +161,7 @@ void add_training_keys(Schema& schema, const TrainingDefaults& defaults) {
       .add(KeySpec::real("optimizer/beta2", defaults.beta2, "decay of the second moment")
                .range(0, 0.99999999))
       .add(KeySpec::real("optimizer/epsilon", 1e-8, "added to the root").range(0, 1))
+      .add(KeySpec::real("optimizer/momentum", 0.9, "of sgd").range(0, 0.999999))
       .add(KeySpec::real("optimizer/weight_decay", defaults.weight_decay, "decoupled; on matrices")
                .range(0, 1e6));
   schema
@@ -237,6 +241,8 @@ void read_training(const Deck& deck, TrainConfig& config) {
   config.double_precision = deck.text("run/precision") == "double";
   config.optimizer = {deck.real("optimizer/beta1"), deck.real("optimizer/beta2"),
                       deck.real("optimizer/epsilon"), deck.real("optimizer/weight_decay")};
+  config.sgd = deck.text("optimizer/name") == "sgd";
+  config.descent = {deck.real("optimizer/momentum"), deck.real("optimizer/weight_decay")};
   config.steps = deck.integer("train/steps");
   config.schedule = {parse_schedule(deck.text("optimizer/schedule")),
                      deck.real("optimizer/learning_rate"),

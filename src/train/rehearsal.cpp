@@ -61,6 +61,11 @@ void rehearse_language_model(const Deck& deck, const LanguageModelConfig& config
 }
 
 void note_idle_settings(const Deck& deck, std::vector<std::string>& notes) {
+  const bool sgd = deck.text("optimizer/name") == "sgd";
+  for (const char* key : {"optimizer/beta1", "optimizer/beta2", "optimizer/epsilon"})
+    if (sgd && deck.overridden(key)) notes.push_back(std::string(key) + " is not used by sgd");
+  if (!sgd && deck.overridden("optimizer/momentum"))
+    notes.push_back("optimizer/momentum is not used by adamw");
   if (deck.integer("moe/every") == 0) return;
   const RouterInfo& router = router_info(deck.text("moe/router"));
   const std::string name = "router \"" + router.name + "\"";

@@ -185,8 +185,11 @@ const UpdateReport& Trainer<T>::update(std::int64_t step) {
   read_statistics(report);
   report.learning_rate = train_.schedule.rate(step + 1);
   if (!check_finite(report)) return report;
-  adamw_step<T>(space_, train_.optimizer, report.learning_rate,
-                clip_factor(report.grad_norm, train_.clip), step + 1, store_);
+  const double scale = clip_factor(report.grad_norm, train_.clip);
+  if (train_.sgd)
+    sgd_step<T>(space_, train_.descent, report.learning_rate, scale, store_);
+  else
+    adamw_step<T>(space_, train_.optimizer, report.learning_rate, scale, step + 1, store_);
   end_step(step);
   return report;
 }

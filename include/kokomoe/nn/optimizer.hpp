@@ -40,6 +40,18 @@ template <class T>
 void adamw_step(const ExecutionSpace& space, const AdamWConfig& config, double rate,
                 double gradient_scale, std::int64_t update, ParameterStore<T>& store);
 
+struct SgdConfig {
+  double momentum = 0.9;
+  double weight_decay = 0;  ///< decoupled; on slices that take decay
+};
+
+/// Gradient descent with momentum (Polyak 1964): with g the gradient times `gradient_scale`,
+///   m = momentum m + g,  p -= rate (m + decay p).
+/// The second moments stay as they are.
+template <class T>
+void sgd_step(const ExecutionSpace& space, const SgdConfig& config, double rate,
+              double gradient_scale, ParameterStore<T>& store);
+
 /// The factor that clips a gradient of this norm to `limit` (0 = no clipping):
 /// min(1, limit / (norm + 1e-6)).
 double clip_factor(double norm, double limit);

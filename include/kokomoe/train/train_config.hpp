@@ -17,6 +17,8 @@ struct TrainConfig {
   std::uint64_t seed = 0;
   bool double_precision = false;
   AdamWConfig optimizer;
+  bool sgd = false;  ///< instead, with `descent`
+  SgdConfig descent;
   Schedule schedule;
   double clip = 0;
   double label_smoothing = 0;

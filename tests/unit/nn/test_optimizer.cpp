@@ -85,6 +85,40 @@ TEMPLATE_TEST_CASE("AdamW follows its formula, decays what is due and leaves the
   CHECK(s.value("average") == state);
 }
 
+TEMPLATE_TEST_CASE("gradient descent follows its formula, decays what is due and leaves the rest",
+                   "[nn]", float, double) {
+  const double tolerance = sizeof(TestType) == 4 ? 1e-5 : 1e-13;
+  Store<TestType> s;
+  const std::vector<TestType> frozen = s.value("frozen.weight"), state = s.value("average");
+  std::map<std::string, std::vector<double>> p, m;
+  for (const char* name : s.trained) {
+    const std::vector<TestType> start = s.value(name);
+    p[name].assign(start.begin(), start.end());
+    m[name].assign(start.size(), 0);
+  }
+  Draw draw(23);
+  for (int n = 1; n <= 5; ++n) {
+    s.set_gradients(draw);
+    const double rate = 0.02 / n, scale = n == 2 ? 0.25 : 1;
+    for (const char* name : s.trained) {
+      const double decay = std::string(name).find(".b") == std::string::npos ? 0.3 : 0;
+      const auto gradient = on_host(s.store.gradient_vector(s.store.find(name)));
+      for (std::size_t i = 0; i < gradient.size(); ++i) {
+        double& a = m[name][i];
+        a = 0.8 * a + scale * static_cast<double>(gradient[i]);
+        p[name][i] -= rate * (a + decay * p[name][i]);
+      }
+    }
+    sgd_step<TestType>(ExecutionSpace(), {0.8, 0.3}, rate, scale, s.store);
+  }
+  for (const char* name : s.trained) {
+    INFO(name);
+    CHECK(worst_error(s.value(name), p[name]) < tolerance);
+  }
+  CHECK(s.value("frozen.weight") == frozen);
+  CHECK(s.value("average") == state);
+}
+
 TEST_CASE("without a gradient AdamW only decays, and only what takes decay", "[nn]") {
   Store<double> s;
   const std::vector<double> weight = s.value("a.weight"), bias = s.value("a.bias");
