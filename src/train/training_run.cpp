@@ -122,7 +122,7 @@ bool train(const TrainingOptions& options, const Communicator& communicator) {
       throw InputError("run folder \"" + folder + "\" holds a run that began just now");
   });
   if (!lock.note().empty()) notes.push_back(lock.note());
-  Progress progress(communicator.is_root(), config.steps);
+  Progress progress(communicator.is_root() && !options.quiet, config.steps);
   progress.say(start_banner(communicator));
   progress.say("Experts: " + (config.layout_free ? std::string("fixed tiles of rows")
                                                  : to_string(task->moe().kernels)));

@@ -21,6 +21,7 @@ struct TrainingOptions {
   std::vector<std::string> overrides;  ///< "section/key=value"
   double wall_seconds = 0;             ///< 0 = no limit
   double watchdog_seconds = 0;         ///< without progress that end the run; 0 = any time
+  bool quiet = false;                  ///< prints nothing
   bool changed_data = false;           ///< resume though the training text is another
 };
 

@@ -1,0 +1,121 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "command.hpp"
+
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/parallel/agree.hpp"
+#include "kokomoe/study/run_study.hpp"
+#include "kokomoe/train/run_control.hpp"
+
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <memory>
+
+namespace kokomoe::app {
+
+namespace {
+
+struct Options {
+  std::string deck, folder, wall, json;
+  std::vector<std::string> overrides;
+};
+
+/// NaN is null.
+nlohmann::json spread(const MeanAndSpread& value) {
+  const auto number = [](double x) {
+    return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json();
+  };
+  return {
+      {"mean", number(value.mean)}, {"deviation", number(value.deviation)}, {"count", value.count}};
+}
+
+nlohmann::json json_of(const StudyReport& report) {
+  nlohmann::json rows = nlohmann::json::array();
+  for (const StudyRow& row : report.rows) {
+    nlohmann::json runs = nlohmann::json::array();
+    for (const StudyRun& run : row.runs) {
+      nlohmann::json curve = nlohmann::json::array();
+      for (const StudyPoint& point : run.curve)
+        curve.push_back({{"step", point.step}, {"seconds", point.seconds}, {"value", point.value}});
+      runs.push_back({{"seed", run.seed}, {"seconds", run.seconds}, {"curve", curve}});
+    }
+    rows.push_back({{"name", row.variant.name},
+                    {"overrides", row.variant.overrides},
+                    {"last", spread(row.last)},
+                    {"difference", spread(row.difference)},
+                    {"step_ratio", spread(row.step_ratio)},
+                    {"second_ratio", spread(row.second_ratio)},
+                    {"reached", row.reached},
+                    {"step_seconds", row.step_seconds},
+                    {"runs", runs}});
+  }
+  return {{"title", report.config.title},
+          {"figure", report.config.figure},
+          {"reference", report.config.reference},
+          {"steps", report.steps},
+          {"seconds", report.seconds},
+          {"target", report.target},
+          {"variants", rows}};
+}
+
+void write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  file.flush();
+  if (!file) throw Error("\"" + path + "\" cannot be written");
+}
+
+int study(const Options& options, const Communicator& communicator) {
+  const Deck deck = Deck::load(options.deck, study_schema(), options.overrides);
+  const StudyConfig config = read_study_deck(deck);
+  StudyOptions how;
+  how.folder = options.folder;
+  how.wall_seconds = options.wall.empty() ? 0 : parse_duration(options.wall);
+  how.say = [&](const std::string& line) {
+    if (communicator.is_root()) std::cout << line << std::endl;
+  };
+  if (!run_study(config, how, communicator)) return stopped_early;
+  run_on_root(communicator, [&] {
+    const StudyReport report = summarise_study(config, options.folder);
+    const std::string title = config.title.empty() ? "" : "# " + config.title + "\n\n";
+    const std::string table = study_table(report);
+    write_file(options.folder + "/table.md", title + table);
+    write_file(options.folder + "/study.toml", deck.effective());
+    write_file(options.folder + "/study.json", json_of(report).dump(1) + "\n");
+    for (const auto& [name, picture] : study_plots(report))
+      write_file(options.folder + "/" + name, picture);
+    if (options.json != "-") std::cout << '\n' << table;
+    write_json(options.json, json_of(report));
+  });
+  return done;
+}
+
+}  // namespace
+
+void add_study(CLI::App& program, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = program.add_subcommand(
+      "study", "train variants of a deck over seeds, and compare them in a table and plots");
+  command->add_option("-i,--input", options->deck, "the study's deck (TOML)")->required();
+  command
+      ->add_option(
+          "-d,--directory", options->folder,
+          "folder of its runs, table.md, study.json and plots; gone on with when it is there")
+      ->required();
+  command->add_option("-t,--time", options->wall,
+                      "wall limit hh:mm:ss: leave with code 75 before it; run again to go on");
+  command->add_option("--json", options->json, "write figures to a file, or - for standard output");
+  command->add_option("overrides", options->overrides, "study/key=value ...");
+  command->footer(
+      "Example: kokomoe study -i inputs/studies/convergence.toml -d runs/convergence\n"
+      "An override for every run: 'study/overrides=[\"train/steps=100\"]'");
+  command->callback([options, &action] {
+    action = [options](const Communicator& communicator) {
+      if (communicator.is_root()) require_json(options->json);
+      return study(*options, communicator);
+    };
+  });
+}
+
+}  // namespace kokomoe::app
