@@ -33,6 +33,7 @@ void add_plan(CLI::App& program, Action& action);
 void add_routers(CLI::App& program, Action& action);
 void add_fidelity(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
+void add_report(CLI::App& program, Action& action);
 /// Below the command `bench`.
 void add_bench_gemm(CLI::App& bench, Action& action);
 void add_bench_layer(CLI::App& bench, Action& action);

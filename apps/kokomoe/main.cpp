@@ -107,6 +107,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
       "  kokomoe eval -r runs/first --json -\n"
       "  kokomoe plan -i inputs/lm/quickstart.toml --ranks 4\n"
       "  kokomoe generate -r runs/first --prompt 'And God said'\n"
+      "  kokomoe report runs/first runs/switch -o both.html\n"
       "Kokkos' options (--kokkos-num-threads=2, --kokkos-help, ...) may stand anywhere.\n"
       "Exit codes: 0 done, 1 failed, 2 bad usage, deck, data or checkpoint, 75 stopped early "
       "after\n"
@@ -127,6 +128,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
   add_routers(program, action);
   add_fidelity(program, action);
   add_bench(program, action);
+  add_report(program, action);
 
   if (const std::string error = unknown_subcommand(program, arguments); !error.empty()) {
     if (communicator.is_root()) std::cerr << "kokomoe: " << error << std::endl;

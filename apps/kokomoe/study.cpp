@@ -6,8 +6,12 @@
 #include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/study/run_study.hpp"
 #include "kokomoe/train/run_control.hpp"
+#include "plot/line_plot.hpp"
+#include "plot/page.hpp"
+#include "plot/svg.hpp"
 
 #include <cmath>
+#include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -59,6 +63,68 @@ nlohmann::json json_of(const StudyReport& report) {
           {"variants", rows}};
 }
 
+/// The figure against steps, or against seconds, of all variants: means, with bands of the spread.
+std::string curves(const StudyReport& report, bool seconds) {
+  plot::LinePlot plot;
+  plot.id = seconds ? "by_seconds" : "by_steps";
+  plot.x_label = seconds ? "seconds of training" : "step";
+  plot.y_label = report.config.figure + ", held out";
+  plot.about = plot.y_label + " of each variant against " + plot.x_label;
+  for (const bool band : {true, false}) {
+    int style = 0;
+    for (const StudyRow& row : report.rows) {
+      const StudyCurve mean = mean_curve(row);
+      plot::Curve curve{row.variant.name,
+                        style++,
+                        band ? plot::Curve::Look::band : plot::Curve::Look::line,
+                        {},
+                        {}};
+      for (std::size_t i = 0; i < mean.mean.size(); ++i) {
+        const double x = seconds ? mean.seconds[i] : mean.step[i];
+        const double spread = band ? mean.deviation[i] : 0;
+        curve.points.push_back({x, mean.mean[i] - spread});
+        if (band) curve.upper.push_back({x, mean.mean[i] + spread});
+      }
+      plot.curves.push_back(std::move(curve));
+    }
+  }
+  return plot::figure(seconds ? "Against time" : "Against steps",
+                      "Means over the seeds; bands: their standard deviation.", plot::draw(plot));
+}
+
+std::string page(const StudyReport& report) {
+  const StudyConfig& config = report.config;
+  const auto cell = [](const std::string& text) { return "<td>" + plot::escape(text) + "</td>"; };
+  std::vector<std::string> names;
+  std::string table;
+  for (const StudyRow& row : report.rows) {
+    names.push_back(row.variant.name);
+    const bool reference = row.variant.name == config.reference;
+    std::string overrides;
+    for (const std::string& one : row.variant.overrides) overrides += one + " ";
+    char step[32];
+    std::snprintf(step, sizeof step, "%.0f", 1e3 * row.step_seconds);
+    table +=
+        "<tr><th scope=\"row\">" + plot::escape(row.variant.name) + "</th>" +
+        cell(with_spread(row.last, 4)) + cell(reference ? "" : with_spread(row.difference, 4)) +
+        cell(reference ? ""
+                       : std::to_string(row.reached) + " of " + std::to_string(row.runs.size())) +
+        cell(reference ? "1" : with_spread(row.step_ratio, 2)) +
+        cell(reference ? "1" : with_spread(row.second_ratio, 2)) + cell(step) + cell(overrides) +
+        "</tr>\n";
+  }
+  const std::string title = config.title.empty() ? "Study of " + config.deck : config.title;
+  const std::string of = plot::escape(config.reference);
+  return plot::html_page(
+      title, "<h1>" + plot::escape(title) + "</h1>\n" + plot::legend(names) +
+                 "<div class=\"plots\">" + curves(report, false) + curves(report, true) +
+                 "</div>\n<table><thead><tr><th>variant</th><th>" + plot::escape(config.figure) +
+                 " at the end</th><th>less " + of + "'s, same seed</th><th>reached it</th><th>" +
+                 of + "'s steps over its own</th><th>and seconds</th><th>ms a step</th>" +
+                 "<th>overrides</th></tr></thead><tbody>\n" + table + "</tbody></table>\n<p>" +
+                 plot::escape(study_note(report)) + "</p>\n");
+}
+
 void write_file(const std::string& path, const std::string& text) {
   std::ofstream file(path);
   file << text;
@@ -79,12 +145,11 @@ int study(const Options& options, const Communicator& communicator) {
   run_on_root(communicator, [&] {
     const StudyReport report = summarise_study(config, options.folder);
     const std::string title = config.title.empty() ? "" : "# " + config.title + "\n\n";
-    const std::string table = study_table(report);
+    const std::string table = study_table(report) + "\n" + study_note(report);
     write_file(options.folder + "/table.md", title + table);
     write_file(options.folder + "/study.toml", deck.effective());
     write_file(options.folder + "/study.json", json_of(report).dump(1) + "\n");
-    for (const auto& [name, picture] : study_plots(report))
-      write_file(options.folder + "/" + name, picture);
+    write_file(options.folder + "/study.html", page(report));
     if (options.json != "-") std::cout << '\n' << table;
     write_json(options.json, json_of(report));
   });
@@ -101,7 +166,7 @@ void add_study(CLI::App& program, Action& action) {
   command
       ->add_option(
           "-d,--directory", options->folder,
-          "folder of its runs, table.md, study.json and plots; gone on with when it is there")
+          "folder of its runs, study.html, table.md and study.json; gone on with when it is there")
       ->required();
   command->add_option("-t,--time", options->wall,
                       "wall limit hh:mm:ss: leave with code 75 before it; run again to go on");

@@ -277,8 +277,6 @@ StudyReport summarise_study(const StudyConfig& config, const std::string& folder
   return report;
 }
 
-namespace {
-
 std::string with_spread(const MeanAndSpread& value, int digits) {
   if (value.count == 0) return "-";
   char text[64];
@@ -289,11 +287,8 @@ std::string with_spread(const MeanAndSpread& value, int digits) {
   return text;
 }
 
-/// Means over the seeds of a variant at each evaluation that all of them have.
-PlotLine mean_line(const StudyRow& row, int colour, bool seconds) {
-  PlotLine line;
-  line.name = row.variant.name;
-  line.colour = colour;
+StudyCurve mean_curve(const StudyRow& row) {
+  StudyCurve curve;
   std::size_t points = row.runs.front().curve.size();
   for (const StudyRun& run : row.runs) points = std::min(points, run.curve.size());
   for (std::size_t p = 0; p < points; ++p) {
@@ -303,17 +298,13 @@ PlotLine mean_line(const StudyRow& row, int colour, bool seconds) {
       times.push_back(run.curve[p].seconds);
     }
     const MeanAndSpread value = mean_of(values);
-    const double spread = value.count > 1 ? value.deviation : 0;
-    line.x.push_back(seconds ? mean_of(times).mean
-                             : static_cast<double>(row.runs.front().curve[p].step));
-    line.y.push_back(value.mean);
-    line.low.push_back(value.mean - spread);
-    line.high.push_back(value.mean + spread);
+    curve.step.push_back(static_cast<double>(row.runs.front().curve[p].step));
+    curve.seconds.push_back(mean_of(times).mean);
+    curve.mean.push_back(value.mean);
+    curve.deviation.push_back(value.count > 1 ? value.deviation : 0);
   }
-  return line;
+  return curve;
 }
-
-}  // namespace
 
 std::string study_table(const StudyReport& report) {
   const StudyConfig& config = report.config;
@@ -332,30 +323,15 @@ std::string study_table(const StudyReport& report) {
         " | " + (reference ? "1" : with_spread(row.step_ratio, 2)) + " | " +
         (reference ? "1" : with_spread(row.second_ratio, 2)) + " | " + step + " |\n";
   }
-  text += "\nMean ± standard deviation over " + std::to_string(config.seeds.size()) + " seed(s), " +
-          std::to_string(report.steps) + " steps each, " + human_time(report.seconds) +
-          " of training in all. \"Reached it\": runs that came to the reference's last " +
-          config.figure + " of the same seed; ratios are over those alone.\n";
   return text;
 }
 
-std::vector<std::pair<std::string, std::string>> study_plots(const StudyReport& report) {
-  std::vector<PlotLine> steps, seconds;
-  int colour = 0;
-  for (const StudyRow& row : report.rows) {
-    steps.push_back(mean_line(row, colour, false));
-    seconds.push_back(mean_line(row, colour, true));
-    ++colour;
-  }
-  PlotOptions options;
-  options.title = report.config.title;
-  options.y_label = report.config.figure + ", held out";
-  options.x_label = "step";
-  std::vector<std::pair<std::string, std::string>> plots;
-  plots.emplace_back("loss_steps.svg", draw_lines(options, steps));
-  options.x_label = "seconds of training";
-  plots.emplace_back("loss_seconds.svg", draw_lines(options, seconds));
-  return plots;
+std::string study_note(const StudyReport& report) {
+  const StudyConfig& config = report.config;
+  return "Mean ± standard deviation over " + std::to_string(config.seeds.size()) + " seed(s), " +
+         std::to_string(report.steps) + " steps each, " + human_time(report.seconds) +
+         " of training in all. \"Reached it\": runs that came to the reference's last " +
+         config.figure + " of the same seed; ratios are over those alone.\n";
 }
 
 }  // namespace kokomoe

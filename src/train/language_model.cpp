@@ -40,7 +40,8 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config, const Communi
                      config_.accumulate);
   if (heldout)
     heldout_.emplace(std::move(*heldout), config_.sequence_length, config_.eval_stride,
-                     config_.batch_tokens / communicator.size(), communicator.size());
+                     config_.batch_tokens / communicator.size(), communicator.size(),
+                     config_.eval_tokens);
   this->allocate({{&model_.stack(), &host_batch_, 0}}, config_.model.moe, CrossEntropySums::width);
   if (!corpus_) return;
   const ModelCount count = count_model<T>(config_, this->store(), assignments_of_token(config_));

@@ -34,7 +34,10 @@ Schema language_model_schema(const std::string& router) {
       .add(KeySpec::integer("data/sequence_length", 256, "tokens of a sequence").range(1, 16777215))
       .add(KeySpec::integer("data/eval_stride", 0,
                             "new tokens of an evaluation window; 0 = half of its length")
-               .range(0, 16777215));
+               .range(0, 16777215))
+      .add(KeySpec::integer("data/eval_tokens", 0,
+                            "held-out tokens that an evaluation scores at most, about; 0 = all")
+               .range(0, 9007199254740992.0));
   return schema;
 }
 
@@ -73,6 +76,7 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
   config.heldout_files = deck.list("data/heldout");
   config.sequence_length = static_cast<int>(deck.integer("data/sequence_length"));
   config.eval_stride = static_cast<int>(deck.integer("data/eval_stride"));
+  config.eval_tokens = deck.integer("data/eval_tokens");
   if (config.train_files.empty()) deck.refuse("data/train", "names no file");
   if (config.batch_tokens % config.sequence_length != 0)
     deck.refuse("train/batch_tokens", "must be a multiple of data/sequence_length = " +

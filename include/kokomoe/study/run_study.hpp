@@ -4,7 +4,6 @@
 
 #include "kokomoe/io/deck.hpp"
 #include "kokomoe/parallel/communicator.hpp"
-#include "kokomoe/study/line_plot.hpp"
 
 #include <cstdint>
 #include <functional>
@@ -92,8 +91,16 @@ StudyReport summarise_study(const StudyConfig& config, const std::string& folder
 /// seconds until then; {NaN, NaN} when it is never.
 std::pair<double, double> first_reach(const std::vector<StudyPoint>& curve, double target);
 
-/// A table in Markdown, and plots by name ("loss_steps.svg").
+/// The mean of a variant's runs at each evaluation that all of them have.
+struct StudyCurve {
+  std::vector<double> step, seconds, mean, deviation;  ///< deviation 0 for one run
+};
+StudyCurve mean_curve(const StudyRow& row);
+
+/// "1.234 ± 0.005"; "-" for none.
+std::string with_spread(const MeanAndSpread& value, int digits);
+/// A table in Markdown, and a paragraph that says what is in it.
 std::string study_table(const StudyReport& report);
-std::vector<std::pair<std::string, std::string>> study_plots(const StudyReport& report);
+std::string study_note(const StudyReport& report);
 
 }  // namespace kokomoe

@@ -17,6 +17,7 @@ struct LanguageModelConfig : TrainConfig {
   std::vector<std::string> train_files, heldout_files;
   int sequence_length = 0;
   int eval_stride = 0;
+  std::int64_t eval_tokens = 0;  ///< scored at most; 0: all
 };
 
 /// Every key of run/task = "language_model", with the options of all registered routers as

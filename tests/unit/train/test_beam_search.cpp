@@ -36,22 +36,25 @@ EncoderDecoderConfig tiny(bool post_norm, const std::string& router, int max_len
   return config;
 }
 
+/// Initial values say nearly the same of every token: larger ones make a search worth while.
+void scale_matrices(const ParameterStore<double>& store, double factor) {
+  for (int i = 0; i < static_cast<int>(store.entries().size()); ++i) {
+    if (store.entries()[static_cast<std::size_t>(i)].spec.shape.size() < 2) continue;
+    const Vector<double> values = store.value_vector({i});
+    Kokkos::parallel_for(
+        "kokomoe::test::scale", Kokkos::RangePolicy<ExecutionSpace>(0, values.extent(0)),
+        KOKKOS_LAMBDA(const std::size_t j) { values(j) *= factor; });
+  }
+  Kokkos::fence();
+}
+
 /// A model with random parameters, and what it says of whole sentences, without a cache.
 class Rig {
  public:
   explicit Rig(const EncoderDecoderConfig& config, std::uint64_t seed = 3)
       : model_(config, store_) {
     store_.allocate(ExecutionSpace(), seed);
-    // Initial values say nearly the same of every token: larger ones make a search worth while.
-    for (int i = 0; i < static_cast<int>(store_.entries().size()); ++i) {
-      const Vector<double> values = store_.value_vector({i});
-      const double factor =
-          store_.entries()[static_cast<std::size_t>(i)].spec.shape.size() > 1 ? 3 : 1;
-      Kokkos::parallel_for(
-          "kokomoe::test::scale", Kokkos::RangePolicy<ExecutionSpace>(0, values.extent(0)),
-          KOKKOS_LAMBDA(const std::size_t j) { values(j) *= factor; });
-    }
-    Kokkos::fence();
+    scale_matrices(store_, 3);
   }
 
   /// log p of every next token after `prefix`.
