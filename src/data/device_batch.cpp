@@ -2,38 +2,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/data/device_batch.hpp"
 
-#include <string>
+#include "kokomoe/data/upload.hpp"
 
 namespace kokomoe {
-
-namespace {
-
-/// True where kernels may read what std::vector holds.
-constexpr bool reads_host =
-    Kokkos::SpaceAccessibility<ExecutionSpace, Kokkos::HostSpace>::accessible;
-
-/// `buffer` is only looked at where a copy is needed.
-template <class T>
-Vector<const T> upload(const ExecutionSpace& space, const char* name, const std::vector<T>& host,
-                       Vector<T>& buffer) {
-  if constexpr (reads_host) {
-    return Vector<const T>(host.data(), host.size());
-  } else {
-    if (buffer.extent(0) < host.size()) {
-      // Old views may still be read by kernels under way.
-      space.fence(KOKOMOE_LABEL("data::device_batch"));
-      buffer = Vector<T>(Kokkos::view_alloc(std::string(name), Kokkos::WithoutInitializing),
-                         host.size());
-    }
-    const Vector<T> part(buffer.data(), host.size());
-    const Kokkos::View<const T*, Kokkos::LayoutRight, Kokkos::HostSpace> source(host.data(),
-                                                                                host.size());
-    Kokkos::deep_copy(space, part, source);
-    return part;
-  }
-}
-
-}  // namespace
 
 PackedTokens to_device(const ExecutionSpace& space, const HostBatch& host, DeviceBatch& device) {
   PackedTokens tokens;

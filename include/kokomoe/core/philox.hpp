@@ -23,6 +23,8 @@ enum class Purpose : std::uint32_t {
   generation = 7,
   noise = 8,
   second_choice = 9,
+  masking = 10,
+  replacement = 11,
 };
 
 /// Four 32-bit words of Philox4x32-10 (Salmon et al. 2011, Random123).
