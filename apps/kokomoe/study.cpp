@@ -96,12 +96,13 @@ std::string page(const StudyReport& report) {
   const StudyConfig& config = report.config;
   const auto cell = [](const std::string& text) { return "<td>" + plot::escape(text) + "</td>"; };
   std::vector<std::string> names;
-  std::string table;
+  std::string table, list;
   for (const StudyRow& row : report.rows) {
     names.push_back(row.variant.name);
     const bool reference = row.variant.name == config.reference;
     std::string overrides;
-    for (const std::string& one : row.variant.overrides) overrides += one + " ";
+    for (const std::string& one : row.variant.overrides) overrides += " " + plot::escape(one);
+    list += "<li><strong>" + plot::escape(row.variant.name) + "</strong>:" + overrides + "</li>\n";
     char step[32];
     std::snprintf(step, sizeof step, "%.0f", 1e3 * row.step_seconds);
     table +=
@@ -110,8 +111,7 @@ std::string page(const StudyReport& report) {
         cell(reference ? ""
                        : std::to_string(row.reached) + " of " + std::to_string(row.runs.size())) +
         cell(reference ? "1" : with_spread(row.step_ratio, 2)) +
-        cell(reference ? "1" : with_spread(row.second_ratio, 2)) + cell(step) + cell(overrides) +
-        "</tr>\n";
+        cell(reference ? "1" : with_spread(row.second_ratio, 2)) + cell(step) + "</tr>\n";
   }
   const std::string title = config.title.empty() ? "Study of " + config.deck : config.title;
   const std::string of = plot::escape(config.reference);
@@ -121,8 +121,9 @@ std::string page(const StudyReport& report) {
                  "</div>\n<table><thead><tr><th>variant</th><th>" + plot::escape(config.figure) +
                  " at the end</th><th>less " + of + "'s, same seed</th><th>reached it</th><th>" +
                  of + "'s steps over its own</th><th>and seconds</th><th>ms a step</th>" +
-                 "<th>overrides</th></tr></thead><tbody>\n" + table + "</tbody></table>\n<p>" +
-                 plot::escape(study_note(report)) + "</p>\n");
+                 "</tr></thead><tbody>\n" + table + "</tbody></table>\n<p>" +
+                 plot::escape(study_note(report)) + "</p>\n<h2>Variants of " +
+                 plot::escape(config.deck) + "</h2>\n<ul>\n" + list + "</ul>\n");
 }
 
 void write_file(const std::string& path, const std::string& text) {
