@@ -15,7 +15,7 @@ cat >page.py <<'PY'
 import html.parser
 import re
 
-VOID = {"meta", "br", "circle", "link", "img", "input", "hr"}
+VOID = {"meta", "br"}
 
 
 class Page(html.parser.HTMLParser):
@@ -167,9 +167,9 @@ with open(f"a/{hostile}/metrics.jsonl", "w") as file:
                                    "expert_load": load, f"bleu{hostile}": step}) + "\n")
     file.write('{"step": 31, "lo')
 with open(f"a/{hostile}/samples.jsonl", "w") as file:
-    file.write(json.dumps({"step": 30, "text": f"a text{hostile}\n" + "x" * 5000}) + "\n")
     for i in range(40):
         file.write(json.dumps({"text": f"sample {i}", "source": hostile, "reference": "r"}) + "\n")
+    file.write(json.dumps({"step": 30, "text": f"a text{hostile}\n" + "x" * 5000}) + "\n")
 json.dump({"processor": hostile, "threads": 2, "memory": {"host": "1 GiB"}},
           open(f"a/{hostile}/machine.json", "w"))
 open(f"a/{hostile}/effective.toml", "w").write('[moe]\nrouter = "<script>"\n[train]\nsteps = 40\n')
@@ -201,7 +201,7 @@ assert second["best_eval_loss"] is None and bare["median_tokens_per_second"] is 
 for text in (f"a text{hostile}", "bytes more", "sample 39", "The last 24 of 41", "memory/host",
              "at step 30 of 40: under way, or ended early", "metrics.jsonl is not whole yet",
              "3 step(s) is not finite", f"bleu{hostile}", "<script>",
-             "bare: no evaluations yet", "Not known of "):
+             f"b/{hostile} and bare : no evaluations yet", "Not known of "):
     assert text in page.text, text
 assert "sample 16" not in page.text
 thin = {name: curve for name, look, curve in page.look("loss", "thin")}
