@@ -71,9 +71,9 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{padding:.32rem .7rem;text-align:right;border-bottom:1px solid var(--rule);vertical-align:top;white-space:nowrap}
 th{font-weight:600}thead th{color:var(--soft);font-size:.82rem;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;padding-left:0}
-.text td,.text th{text-align:left;white-space:normal;overflow-wrap:anywhere}
-.text td{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.82rem;min-width:9ch}
-.text th:first-child{white-space:nowrap}
+.text td,.text th{text-align:left;white-space:normal;overflow-wrap:break-word;max-width:44ch}
+.text td{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.82rem}
+.text th{white-space:nowrap}
 td.best{font-weight:700}td small{color:var(--soft);font-weight:400}
 details{margin:.5rem 0;border:1px solid var(--rule);border-radius:5px;padding:.45rem .8rem}
 summary{cursor:pointer;font-weight:600;overflow-wrap:anywhere}
@@ -86,7 +86,7 @@ footer{margin-top:3rem;border-top:1px solid var(--rule);padding-top:.7rem}
 padding:.35rem .6rem;font-size:.8rem;line-height:1.4;box-shadow:0 2px 10px rgba(0,0,0,.18);z-index:9;font-variant-numeric:tabular-nums;max-width:min(24rem,90vw)}
 path.cursor{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 3}
 @media (max-width:600px){main{padding:18px 14px 32px}svg text{font-size:18px}th,td{padding:.3rem .5rem}}
-@media print{main{max-width:none;padding:0}body{font-size:11pt}h2,h3,figcaption{break-after:avoid}figure,tr,.sample{break-inside:avoid}
+@media print{main{max-width:none;padding:0}body{font-size:11pt}h2,h3,figcaption,summary,.legend,.key{break-after:avoid}figure,tr,.sample{break-inside:avoid}
 .plots,.plots.small{grid-template-columns:1fr 1fr;gap:12px 18px}.scroll{overflow:visible}th,td{white-space:normal;padding:.2rem .4rem}
 details::details-content{content-visibility:visible;display:block;block-size:auto}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
