@@ -79,7 +79,7 @@ std::string steps_cell(const ReportRun& run) {
 }
 
 std::string run_row(const ReportRun& run, std::size_t style, double best,
-                    const std::vector<std::string>& figures) {
+                    const std::vector<std::string>& figures, bool troubled) {
   std::string html = "<tr>" + run_head(run, style, "row") + steps_cell(run);
   html += run.best_loss
               ? cell(significant(*run.best_loss) + small("at " + std::to_string(run.best_step)),
@@ -100,8 +100,8 @@ std::string run_row(const ReportRun& run, std::size_t style, double best,
   html += cell(std::isfinite(run.seconds) ? human_time(run.seconds) : "\u2013");
   html +=
       cell(std::isfinite(run.tokens_per_second) ? human_count(run.tokens_per_second) : "\u2013");
-  html += cell(std::to_string(run.record.skipped));
-  html += cell(std::to_string(run.not_finite));
+  if (troubled)
+    html += cell(std::to_string(run.record.skipped)) + cell(std::to_string(run.not_finite));
   return html + "</tr>\n";
 }
 
@@ -126,9 +126,15 @@ std::string sample_html(const SampleRecord& sample) {
 }
 
 std::string notes_of(const std::vector<ReportRun>& runs) {
-  std::string items;
+  // What is true of several runs is said once.
+  std::vector<std::pair<std::string, std::vector<std::string>>> notes;
   const auto add = [&](const ReportRun& run, const std::string& text) {
-    items += "<li><b>" + escape(run.name) + "</b>: " + escape(text) + "</li>\n";
+    const auto same = std::find_if(notes.begin(), notes.end(),
+                                   [&](const auto& note) { return note.first == text; });
+    if (same == notes.end())
+      notes.push_back({text, {run.name}});
+    else
+      same->second.push_back(run.name);
   };
   for (const ReportRun& run : runs) {
     if (run.planned && static_cast<double>(run.step) < *run.planned)
@@ -141,6 +147,9 @@ std::string notes_of(const std::vector<ReportRun>& runs) {
                    " step(s) is not finite: gaps in its curve, crosses above it");
     for (const std::string& note : run.record.notes) add(run, note);
   }
+  std::string items;
+  for (const auto& [text, names] : notes)
+    items += "<li><b>" + escape(joined(names)) + "</b>: " + escape(text) + "</li>\n";
   return items.empty() ? "" : "<ul class=\"notes\">\n" + items + "</ul>\n";
 }
 
@@ -182,10 +191,16 @@ std::string table_section(const std::vector<ReportRun>& runs, const std::string&
   head("tokens");
   head("time");
   head("tokens/s", "median");
-  head("updates", "skipped");
-  head("losses", "not finite");
+  const bool troubled = std::any_of(runs.begin(), runs.end(), [](const ReportRun& run) {
+    return run.record.skipped > 0 || run.not_finite > 0;
+  });
+  if (troubled) {
+    head("updates", "skipped");
+    head("losses", "not finite");
+  }
   html += "</tr></thead><tbody>\n";
-  for (std::size_t i = 0; i < runs.size(); ++i) html += run_row(runs[i], i, best, figures);
+  for (std::size_t i = 0; i < runs.size(); ++i)
+    html += run_row(runs[i], i, best, figures, troubled);
   return html +
          "</tbody></table></div>\n<p class=\"soft\">Time is that of training steps: evaluations, "
          "saves and waiting are not in it.</p>\n";

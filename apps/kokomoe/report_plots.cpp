@@ -35,11 +35,6 @@ TimeUnit time_unit(const std::vector<ReportRun>& runs) {
   return longest < 3 * 86400 ? TimeUnit{3600, "h"} : TimeUnit{86400, "d"};
 }
 
-plot::Points in_unit(plot::Points points, const TimeUnit& unit) {
-  for (plot::Point& point : points) point.x /= unit.seconds;
-  return points;
-}
-
 bool log_helps(const std::vector<plot::Curve>& curves) {
   plot::Range range;
   for (const plot::Curve& curve : curves)
@@ -59,10 +54,48 @@ void add_curves(const ReportRun& run, int style, const plot::Points& raw,
   curves.push_back({run.name + ", mean", style, Look::line, smoothed});
 }
 
-std::string finish(plot::LinePlot& plot, const std::string& title, std::string note,
+bool covers(const plot::Curve& later, const plot::Curve& earlier) {
+  if (later.look != earlier.look || later.look == Look::thin || later.look == Look::marks)
+    return false;
+  const std::size_t shared = std::min(later.points.size(), earlier.points.size());
+  const auto same = [](const plot::Point& a, const plot::Point& b) {
+    return a.x == b.x && (a.y == b.y || !(std::isfinite(a.y) || std::isfinite(b.y)));
+  };
+  return shared > 1 && std::equal(later.points.begin(),
+                                  later.points.begin() + static_cast<std::ptrdiff_t>(shared),
+                                  earlier.points.begin(), same);
+}
+
+/// "On the same line: a and b." Curves that are equal look like one.
+std::string coinciding(const std::vector<ReportRun>& runs, const std::vector<plot::Curve>& curves) {
+  std::string text;
+  std::vector<bool> named(curves.size());
+  const auto run_of = [&](const plot::Curve& curve) {
+    return runs[static_cast<std::size_t>(curve.style)].name;
+  };
+  for (std::size_t i = 0; i < curves.size(); ++i) {
+    if (named[i]) continue;
+    std::vector<std::string> names = {run_of(curves[i])};
+    for (std::size_t j = i + 1; j < curves.size(); ++j) {
+      if (!covers(curves[j], curves[i])) continue;
+      named[j] = true;
+      names.push_back(run_of(curves[j]));
+    }
+    if (names.size() == 1) continue;
+    const std::string line = "On the same line: " + joined(names) + ".";
+    // Evaluations lie on each other where the training losses do.
+    if (text.find(line) == std::string::npos) text += (text.empty() ? "" : " ") + line;
+  }
+  return text;
+}
+
+std::string finish(const std::vector<ReportRun>& runs, plot::LinePlot& plot,
+                   const std::string& title, std::string note,
                    const std::vector<std::string>& without) {
   if (!without.empty())
     note += (note.empty() ? "" : " ") + ("Not known of " + joined(without) + ".");
+  const std::string together = coinciding(runs, plot.curves);
+  note += (note.empty() || together.empty() ? "" : " ") + together;
   plot.about = title + (plot.x_label.empty() ? "" : " against " + plot.x_label);
   return plot::figure(title, note, plot::draw(plot));
 }
@@ -82,6 +115,7 @@ std::string column_figure(const std::vector<ReportRun>& runs, const ColumnPlot& 
   plot::LinePlot plot;
   plot.id = what.column;
   plot.x_label = "step";
+  plot.x_from_zero = true;
   plot.y_label = what.unit;
   plot.from_zero = what.from_zero;
   std::vector<std::string> without;
@@ -97,16 +131,33 @@ std::string column_figure(const std::vector<ReportRun>& runs, const ColumnPlot& 
   }
   if (plot.curves.empty()) return "";
   plot.log_y = what.may_log && log_helps(plot.curves);
-  return finish(plot, what.title, what.note, without);
+  return finish(runs, plot, what.title, what.note, without);
+}
+
+/// What a plot of the loss shows.
+struct LossView {
+  const char* id;
+  const char* title;
+  const TimeUnit* unit;  ///< null: against steps
+  double from;           ///< only what is not before
+};
+
+plot::Points cut(plot::Points points, const LossView& view) {
+  for (plot::Point& point : points)
+    if (view.unit != nullptr) point.x /= view.unit->seconds;
+  std::erase_if(points, [&](const plot::Point& point) { return point.x < view.from; });
+  return points;
 }
 
 std::string loss_figure(const std::vector<ReportRun>& runs, const std::string& loss,
-                        const TimeUnit* unit) {
+                        const LossView& view) {
+  const bool by_step = view.unit == nullptr;
   plot::LinePlot plot;
-  plot.id = unit == nullptr ? "loss" : "loss_time";
-  plot.x_label = unit == nullptr ? "step" : std::string("time of training (") + unit->name + ")";
+  plot.id = view.id;
+  plot.x_label = by_step ? "step" : std::string("time of training (") + view.unit->name + ")";
   plot.y_label = "loss (nats)";
   plot.height = 380;
+  plot.x_from_zero = view.from == 0;
   std::vector<std::string> without;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const ReportRun& run = runs[i];
@@ -116,29 +167,25 @@ std::string loss_figure(const std::vector<ReportRun>& runs, const std::string& l
       without.push_back(run.name);
     } else {
       const RunCurve& curve = found->second;
-      if (unit == nullptr)
-        add_curves(run, style, curve.raw, curve.smoothed, plot.curves);
-      else
-        add_curves(run, style, in_unit(curve.raw_time, *unit), in_unit(curve.smoothed_time, *unit),
-                   plot.curves);
+      add_curves(run, style, cut(by_step ? curve.raw : curve.raw_time, view),
+                 cut(by_step ? curve.smoothed : curve.smoothed_time, view), plot.curves);
     }
     plot::Points evaluations;
     for (const EvaluationRecord& row : run.record.evaluations)
       for (const auto& [name, value] : row.figures)
         if (name == "eval_loss")
-          evaluations.push_back(
-              {unit == nullptr ? static_cast<double>(row.step) : row.seconds / unit->seconds,
-               value});
+          evaluations.push_back({by_step ? static_cast<double>(row.step) : row.seconds, value});
+    evaluations = cut(evaluations, view);
     if (!evaluations.empty())
       plot.curves.push_back({run.name + ", eval_loss", style, Look::points, evaluations});
-    if (unit == nullptr && !run.lost.empty())
-      plot.curves.push_back({run.name + ": loss not finite", style, Look::marks, run.lost});
+    const plot::Points lost = cut(run.lost, view);
+    if (by_step && !lost.empty())
+      plot.curves.push_back({run.name + ": loss not finite", style, Look::marks, lost});
   }
   plot.log_y = log_helps(plot.curves);
-  return finish(plot, unit == nullptr ? "Loss by step" : "Loss by time",
+  return finish(runs, plot, view.title,
                 "Lines: training (" + loss +
-                    "), pale each step, strong its mean. Dots: held-out "
-                    "text (eval_loss).",
+                    "), pale each step, strong its mean. Dots: held-out text (eval_loss).",
                 without);
 }
 
@@ -147,7 +194,7 @@ std::string evaluation_figure(const std::vector<ReportRun>& runs, const std::str
   plot::LinePlot plot;
   plot.id = "eval_" + std::to_string(number);
   plot.x_label = "step";
-  plot.y_label = name;
+  plot.x_from_zero = true;
   std::vector<std::string> without;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     plot::Points points;
@@ -160,12 +207,13 @@ std::string evaluation_figure(const std::vector<ReportRun>& runs, const std::str
       plot.curves.push_back({runs[i].name, static_cast<int>(i), Look::points, std::move(points)});
   }
   plot.log_y = log_helps(plot.curves);
-  return finish(plot, name, "", without);
+  return finish(runs, plot, name, "", without);
 }
 
 plot::HeatMap heat_map(const RunGrid& grid, const plot::HeatScale& scale) {
   plot::HeatMap map;
   map.x_label = "step";
+  map.width = 390;
   map.x = grid.steps;
   map.rows = grid.rows;
   map.row_stride = grid.row_stride;
@@ -268,8 +316,23 @@ std::string imbalance_bars(const std::vector<ReportRun>& runs) {
 
 std::string loss_section(const std::vector<ReportRun>& runs, const std::string& loss) {
   const TimeUnit unit = time_unit(runs);
-  return "<h2>Loss</h2>\n" + plot::legend(run_names(runs)) + "<div class=\"plots\">" +
-         loss_figure(runs, loss, nullptr) + loss_figure(runs, loss, &unit) + "</div>\n";
+  double last = 0;
+  for (const ReportRun& run : runs) last = std::max(last, static_cast<double>(run.step));
+  std::string html = "<h2>Loss</h2>\n" + plot::legend(run_names(runs)) + "<div class=\"plots\">" +
+                     loss_figure(runs, loss, {"loss", "Loss by step", nullptr, 0}) +
+                     loss_figure(runs, loss, {"loss_time", "Loss by time", &unit, 0});
+  // Where curves have fallen far, what they differ in is seen only without the fall.
+  double longest = 0;
+  for (const ReportRun& run : runs)
+    if (run.seconds > longest) longest = run.seconds;
+  if (last >= 20)
+    html +=
+        loss_figure(runs, loss,
+                    {"loss_late", "Loss by step, without the first quarter", nullptr, last / 4}) +
+        loss_figure(runs, loss,
+                    {"loss_time_late", "Loss by time, without the first quarter", &unit,
+                     longest / unit.seconds / 4});
+  return html + "</div>\n";
 }
 
 std::string evaluation_section(const std::vector<ReportRun>& runs) {
@@ -281,7 +344,7 @@ std::string evaluation_section(const std::vector<ReportRun>& runs) {
                         [](const std::string& name) { return name == "eval_loss"; });
   std::string html = "<h2>Evaluations</h2>\n";
   if (names.empty()) return html + missing("No run has evaluated yet.");
-  html += plot::legend(run_names(runs)) + "<div class=\"plots small\">";
+  html += plot::legend(run_names(runs)) + "<div class=\"plots\">";
   for (std::size_t i = 0; i < names.size() && i < most_figures; ++i)
     html += evaluation_figure(runs, names[i], i);
   html += "</div>\n";
@@ -302,7 +365,7 @@ std::string optimizer_section(const std::vector<ReportRun>& runs) {
   return "<h2>Optimisation</h2>\n" +
          (html.empty()
               ? missing("The metrics have no rates, norms or times.")
-              : plot::legend(run_names(runs)) + "<div class=\"plots small\">" + html + "</div>\n");
+              : plot::legend(run_names(runs)) + "<div class=\"plots\">" + html + "</div>\n");
 }
 
 std::string expert_section(const std::vector<ReportRun>& runs) {
@@ -320,8 +383,8 @@ std::string expert_section(const std::vector<ReportRun>& runs) {
                                   [](const ReportRun& run) { return run.expert_load.empty(); }))
     return "<h2>Experts</h2>\n" +
            missing("The metrics have no loads: dense models, or another task's.");
-  return "<h2>Experts</h2>\n" + plot::legend(run_names(runs)) + "<div class=\"plots small\">" +
-         html + "</div>\n" + imbalance_maps(runs) + load_maps(runs);
+  return "<h2>Experts</h2>\n" + plot::legend(run_names(runs)) + "<div class=\"plots\">" + html +
+         "</div>\n" + imbalance_maps(runs) + load_maps(runs);
 }
 
 }  // namespace kokomoe::app

@@ -20,6 +20,7 @@ struct Axes {
 Axes fit(const LinePlot& plot) {
   Range x(plot.log_x), y(plot.log_y);
   if (plot.from_zero) y.add(0);
+  if (plot.x_from_zero) x.add(0);
   for (const Curve& curve : plot.curves) {
     for (const Point& point : curve.points) {
       x.add(point.x);

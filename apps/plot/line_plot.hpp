@@ -32,7 +32,8 @@ struct LinePlot {
   std::string about;  ///< said to those who cannot see it
   std::string x_label, y_label;
   bool log_x = false, log_y = false;
-  bool from_zero = false;  ///< the vertical axis begins at 0
+  bool from_zero = false;    ///< the vertical axis begins at 0
+  bool x_from_zero = false;  ///< and so does the other
   std::vector<Curve> curves;
   double width = 560, height = 330;
 };

@@ -12,12 +12,12 @@ namespace {
 // ground; s and v are scales from pale to strong and around a neutral middle.
 constexpr const char* style_sheet = R"css(
 :root{--ground:#fff;--card:#fff;--ink:#1c2127;--soft:#5b6570;--rule:#d9dee3;--grid:#e9ecef;--wash:#f5f7f8;
---k0:#0b62a8;--k1:#d1570c;--k2:#00896b;--k3:#b0478f;--k4:#a67c00;--k5:#3f9fdc;--k6:#555b61;
+--k0:#1940c9;--k1:#e55418;--k2:#15794e;--k3:#ce54a2;--k4:#613b00;--k5:#2699f6;--k6:#494657;
 --s0:#eef3f8;--s1:#d3e2f0;--s2:#b3cee6;--s3:#8cb6d9;--s4:#639ac9;--s5:#3d7db5;--s6:#22629b;--s7:#124a7d;--s8:#08315a;
 --v0:#123f6b;--v1:#2f6ea5;--v2:#74a6ce;--v3:#bcd5e8;--v4:#eceeef;--v5:#f6d0ad;--v6:#eb9d5c;--v7:#cc6518;--v8:#8a3a00}
 @media screen and (prefers-color-scheme:dark){:root{--ground:#14181d;--card:#1a1f26;--ink:#e4e8ec;--soft:#9aa5b1;
 --rule:#36404b;--grid:#29313a;--wash:#1f262e;
---k0:#4c9be8;--k1:#f0823c;--k2:#2fbf9b;--k3:#d985bd;--k4:#d9b13b;--k5:#9ad4fa;--k6:#b4bcc4;
+--k0:#2c79f8;--k1:#d9661c;--k2:#31d885;--k3:#f185de;--k4:#f5ee6a;--k5:#ccfff1;--k6:#8c7479;
 --s0:#1d2630;--s1:#1f3448;--s2:#234460;--s3:#28567a;--s4:#316b98;--s5:#4283b5;--s6:#629fcd;--s7:#92c0e2;--s8:#cfe5f6;
 --v0:#9ccbf2;--v1:#5f9fd3;--v2:#3a709f;--v3:#2a465f;--v4:#333a42;--v5:#5e442d;--v6:#99602c;--v7:#d98338;--v8:#ffc38a}}
 .k0{--c:var(--k0)}.k1{--c:var(--k1)}.k2{--c:var(--k2)}.k3{--c:var(--k3)}.k4{--c:var(--k4)}.k5{--c:var(--k5)}.k6{--c:var(--k6)}
@@ -34,9 +34,10 @@ p{margin:.35rem 0;max-width:78ch}
 .soft,figcaption span,.missing,.key,footer{color:var(--soft);font-size:.875rem}
 .missing{padding:.5rem .75rem;background:var(--wash);border-left:3px solid var(--rule)}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:22px 28px;margin-top:.8rem}
-.plots.small{grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr))}
-figure{margin:0;min-width:0}
-.plots>figure{max-width:760px}
+.plots.small{grid-template-columns:repeat(auto-fit,minmax(min(100%,350px),1fr))}
+figure{margin:0;min-width:0;display:flex;flex-direction:column;justify-content:space-between}
+.plots>figure,.plots>div{max-width:760px}
+.key{max-width:none}
 figcaption{margin-bottom:.3rem;line-height:1.35}
 figcaption span{display:block}
 svg.plot,svg.heat,svg.bars{display:block;width:100%;height:auto;overflow:visible}
@@ -70,9 +71,9 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{padding:.32rem .7rem;text-align:right;border-bottom:1px solid var(--rule);vertical-align:top;white-space:nowrap}
 th{font-weight:600}thead th{color:var(--soft);font-size:.82rem;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;padding-left:0}
-.text td,.text th{text-align:left;white-space:normal;overflow-wrap:anywhere}
-.text td{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.82rem;min-width:9ch}
-.text th:first-child{white-space:nowrap}
+.text td,.text th{text-align:left;white-space:normal;overflow-wrap:break-word;max-width:44ch}
+.text td{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.82rem}
+.text th{white-space:nowrap}
 td.best{font-weight:700}td small{color:var(--soft);font-weight:400}
 details{margin:.5rem 0;border:1px solid var(--rule);border-radius:5px;padding:.45rem .8rem}
 summary{cursor:pointer;font-weight:600;overflow-wrap:anywhere}
@@ -85,7 +86,7 @@ footer{margin-top:3rem;border-top:1px solid var(--rule);padding-top:.7rem}
 padding:.35rem .6rem;font-size:.8rem;line-height:1.4;box-shadow:0 2px 10px rgba(0,0,0,.18);z-index:9;font-variant-numeric:tabular-nums;max-width:min(24rem,90vw)}
 path.cursor{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 3}
 @media (max-width:600px){main{padding:18px 14px 32px}svg text{font-size:18px}th,td{padding:.3rem .5rem}}
-@media print{main{max-width:none;padding:0}body{font-size:11pt}h2,h3,figcaption{break-after:avoid}figure,tr,.sample{break-inside:avoid}
+@media print{main{max-width:none;padding:0}body{font-size:11pt}h2,h3,figcaption,summary,.legend,.key{break-after:avoid}figure,tr,.sample{break-inside:avoid}
 .plots,.plots.small{grid-template-columns:1fr 1fr;gap:12px 18px}.scroll{overflow:visible}th,td{white-space:normal;padding:.2rem .4rem}
 details::details-content{content-visibility:visible;display:block;block-size:auto}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
