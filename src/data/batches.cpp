@@ -177,7 +177,10 @@ void EvalWindows::fill(int batch_index, int rank, HostBatch& batch) const {
         ++batch.scored;
     }
   }
-  batch.global_tokens = batch.update_tokens = (all.end - all.begin) * length_;
+  batch.global_tokens = (all.end - all.begin) * length_;
+  // Sums stand on a grid of so many tokens: the same for any split into batches, and wide enough
+  // for the batches' sums to add up without rounding.
+  batch.update_tokens = static_cast<std::int64_t>(windows_) * length_;
   // Counted without the other ranks' tokens: targets from the group's first new one to its last.
   const std::size_t from = first_scored(static_cast<int>(all.begin));
   const std::size_t to =

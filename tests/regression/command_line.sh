@@ -10,7 +10,7 @@ expect 0 'wall limit' kokomoe train --help
 expect 2 'subcommand' kokomoe
 expect 2 'unknown subcommand "trian" of kokomoe: did you mean "train"\?' kokomoe trian -i deck.toml
 expect 2 'unknown subcommand "laier" of bench: did you mean "layer"' kokomoe bench laier
-expect 2 'there is train, eval, ' kokomoe xyzzyplugh
+expect 2 'there is train, average, eval, ' kokomoe xyzzyplugh
 expect 2 'deck not found|no such file' kokomoe validate -i missing.toml
 expect 0 '' kokomoe validate -i deck.toml
 

@@ -22,7 +22,7 @@ struct HostBatch {
   int max_length = 0;
   std::int64_t scored = 0;         ///< targets of this part
   std::int64_t global_tokens = 0;  ///< of this micro-batch over all ranks
-  std::int64_t update_tokens = 0;  ///< of the whole update (evaluation: of this batch) over all
+  std::int64_t update_tokens = 0;  ///< of the whole update (evaluation: of all windows) over all
   std::int64_t global_scored = 0;  ///< of the whole update (evaluation: of this batch) over all
 };
 
