@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/data/pairs.hpp"
 
+#include "data/drawn_order.hpp"
 #include "kokomoe/core/error.hpp"
-#include "kokomoe/core/philox.hpp"
 
 #include <algorithm>
 #include <numeric>
@@ -43,22 +43,6 @@ std::vector<PairCorpus::Line> lines_of(const Corpus& corpus, int newline) {
   }
   if (corpus.size() > begin) end_line(corpus.size());
   return lines;
-}
-
-/// A permutation of [0, n), by keys drawn from (seed, lane, epoch).
-void shuffle(std::uint64_t seed, std::uint32_t lane, std::uint64_t epoch, std::size_t n,
-             std::vector<std::uint64_t>& key, std::vector<std::uint32_t>& order) {
-  const PhiloxStream stream(seed, Purpose::batch, epoch, lane, 0);
-  key.resize(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    const PhiloxBlock draw = stream.block(static_cast<std::uint32_t>(i), 0, 0);
-    key[i] = static_cast<std::uint64_t>(draw.word[1]) << 32 | draw.word[0];
-  }
-  order.resize(n);
-  std::iota(order.begin(), order.end(), 0U);
-  std::sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
-    return key[a] < key[b] || (key[a] == key[b] && a < b);
-  });
 }
 
 /// Where to cut `sizes` into `parts` contiguous runs of nearly equal sums.
@@ -211,7 +195,7 @@ PairBatches::PairBatches(PairCorpus corpus, std::uint64_t seed, std::int64_t bat
   // A draw for each pair, then by length: what is alike in length stands in random order.
   std::vector<std::uint64_t> key;
   std::vector<std::uint32_t> drawn;
-  shuffle(seed, composition_lane, 0, static_cast<std::size_t>(corpus_.size()), key, drawn);
+  detail::draw_order(seed, composition_lane, 0, static_cast<std::size_t>(corpus_.size()), key, drawn);
   group_pairs(corpus_, drawn, max_length, batch_tokens, order_, batches_);
 }
 
@@ -254,7 +238,7 @@ std::size_t PairBatches::batch_of(std::int64_t step) const {
   const std::int64_t epoch = step / updates_of_epoch();
   if (epoch != epoch_) {
     std::vector<std::uint64_t> key;
-    shuffle(seed_, epoch_lane, static_cast<std::uint64_t>(epoch),
+    detail::draw_order(seed_, epoch_lane, static_cast<std::uint64_t>(epoch),
             static_cast<std::size_t>(updates_of_epoch()), key, order_of_epoch_);
     epoch_ = epoch;
   }

@@ -32,7 +32,7 @@ const EncoderConfig& checked(const EncoderConfig& config, const std::string& nam
   return config;
 }
 
-BlockStackConfig stack(const EncoderConfig& config) {
+BlockStackConfig stack_config(const EncoderConfig& config) {
   BlockStackConfig blocks;
   blocks.layers = config.layers;
   blocks.heads = config.heads;
@@ -125,7 +125,7 @@ Encoder<T>::Encoder(const EncoderConfig& config, ParameterStore<T>& store, const
     : config_(checked(config, name)),
       embedding_(shared ? std::move(shared)
                         : std::make_shared<const TextEmbedding<T>>(config, store, embedding_name)),
-      stack_(stack(config), nullptr, store, name) {
+      stack_(stack_config(config), nullptr, store, name) {
   const int width = config.embedding_width(), d = config.moe.d_model;
   if (embedding_->width() != width)
     throw InputError(name + ": the shared embedding has " + std::to_string(embedding_->width()) +

@@ -22,7 +22,9 @@ bool makes_model(const std::string& key) {
 /// Keys whose other value is another model, whether its tensors have the same shapes or not.
 /// Dropout, losses, draws and the routers' options may change on the way.
 bool makes_another_model(const std::string& key) {
-  if (key == "model/dropout" || key == "model/attention_dropout") return false;
+  if (key == "model/dropout" || key == "model/attention_dropout" || key == "model/head_dropout" ||
+      key == "model/from")
+    return false;
   if (key.starts_with("model/") || key == "run/precision" || key == "run/task") return true;
   for (const char* name :
        {"moe/router", "moe/experts", "moe/k", "moe/every", "moe/shared_experts", "moe/output_gain"})
@@ -101,6 +103,22 @@ void compare_with_checkpoint(const Deck& deck, const SavedRun& saved,
               "the checkpoint's own deck");
         notes.push_back(key + " was " + was + ", is " + is);
       });
+}
+
+void refuse_other_encoder(const Deck& deck, const std::string& step_folder) {
+  const Deck before = deck_of({step_folder, read_manifest(step_folder)}, {});
+  const std::string& task = task_of(before).name;
+  if (task != "electra" && task != "sentences")
+    throw InputError(step_folder + " holds run/task = \"" + task +
+                     "\": an encoder comes from \"electra\" or \"sentences\"");
+  const Schema schema = task_of(deck).schema("");
+  for (const KeySpec& key : schema.keys()) {
+    if (!makes_another_model(key.name) || !before.known(key.name) || key.name == "run/task")
+      continue;
+    const std::string was = before.toml(key.name), is = deck.toml(key.name);
+    if (was != is)
+      throw InputError(step_folder + " was trained with " + key.name + " = " + was + ", not " + is);
+  }
 }
 
 void refuse_other_model(const Deck& deck, const SavedRun& saved) {

@@ -36,6 +36,9 @@ void fit_layout(const Deck& deck, int ranks, TrainConfig& config, std::vector<st
 void compare_with_checkpoint(const Deck& deck, const SavedRun& saved,
                              std::vector<std::string>& notes);
 
+/// InputError when the checkpoint's encoder is not the one that the deck makes.
+void refuse_other_encoder(const Deck& deck, const std::string& step_folder);
+
 /// A trained model is what it is: InputError when the deck makes another one, or another tokenizer.
 void refuse_other_model(const Deck& deck, const SavedRun& saved);
 

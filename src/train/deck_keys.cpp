@@ -132,9 +132,11 @@ void add_moe_keys(Schema& schema, const std::string& router, int every) {
 }
 
 void add_training_keys(Schema& schema, const TrainingDefaults& defaults) {
-  schema.add(KeySpec::integer("train/steps", 100, "updates").range(0, 4294967295.0))
-      .add(KeySpec::integer("train/batch_tokens", 4096, defaults.batch_tokens)
-               .range(1, 2147483647.0))
+  schema.add(KeySpec::integer("train/steps", 100, "updates").range(0, 4294967295.0));
+  if (defaults.batch_tokens != nullptr)
+    schema.add(
+        KeySpec::integer("train/batch_tokens", 4096, defaults.batch_tokens).range(1, 2147483647.0));
+  schema
       .add(KeySpec::integer("train/accumulate", 1,
                             "micro-batches of an update; each balances its own load")
                .range(1, 65536))
@@ -254,7 +256,7 @@ void read_training(const Deck& deck, TrainConfig& config) {
   config.label_smoothing = deck.real("train/label_smoothing");
   config.freeze = deck.list("train/freeze");
   config.skip_non_finite = deck.text("train/on_non_finite") == "skip";
-  config.batch_tokens = deck.integer("train/batch_tokens");
+  if (deck.known("train/batch_tokens")) config.batch_tokens = deck.integer("train/batch_tokens");
   config.accumulate = static_cast<int>(deck.integer("train/accumulate"));
   config.eval_every = deck.integer("train/eval_every");
   config.checkpoint_every = deck.integer("checkpoint/every");

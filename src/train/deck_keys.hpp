@@ -22,7 +22,8 @@ void add_moe_keys(Schema& schema, const std::string& router, int every = 1);
 struct TrainingDefaults {
   const char* schedule = "cosine";
   double weight_decay = 0.1, clip = 1.0, beta2 = 0.98;
-  const char* batch_tokens = "tokens of an update over all ranks";  ///< what it counts
+  /// What train/batch_tokens counts; null: there is no such key.
+  const char* batch_tokens = "tokens of an update over all ranks";
 };
 /// train/*, optimizer/*, checkpoint/*, parallel/*.
 void add_training_keys(Schema& schema, const TrainingDefaults& defaults = {});

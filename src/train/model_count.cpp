@@ -19,11 +19,13 @@ ModelPart part_of(const std::string& name) {
       {".attention.", ModelPart::attention}, {".cross.", ModelPart::attention},
       {".ffn.", ModelPart::feed_forward},    {".moe.router.", ModelPart::router},
       {".moe.experts.", ModelPart::experts}, {".moe.shared.", ModelPart::shared_experts},
-      {"_norm.", ModelPart::norms},          {".output_gain", ModelPart::norms}};
+      {"_norm.", ModelPart::norms},          {".norm.", ModelPart::norms},
+      {".output_gain", ModelPart::norms},    {".projection.", ModelPart::head},
+      {".dense.", ModelPart::head},          {".out.", ModelPart::head}};
   for (const auto& [mark, part] : marks)
     if (name.find(mark) != std::string::npos) return part;
-  if (name == "head.weight") return ModelPart::head;
-  if (name == "embedding.weight" || name == "positions.weight") return ModelPart::embedding;
+  if (name == "head.weight" || name == "generator.bias") return ModelPart::head;
+  if (name.starts_with("embedding.") || name == "positions.weight") return ModelPart::embedding;
   fail("count_model", "\"" + name + "\" belongs to no part of the model");
 }
 

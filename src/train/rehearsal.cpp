@@ -5,7 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/model/decoder_lm.hpp"
 #include "kokomoe/moe/router_registry.hpp"
-#include "kokomoe/train/task.hpp"
+#include "train/tasks.hpp"
 
 #include <cstdint>
 #include <filesystem>
@@ -31,21 +31,11 @@ void require_text(const Deck& deck, const LanguageModelConfig& config) {
                                   std::to_string(config.sequence_length));
 }
 
-template <class T>
-void require_model(const Deck& deck, const LanguageModelConfig& config) {
-  ParameterStore<T> store;  // never allocated
-  const DecoderLm<T> model(config.model, store);
-  for (const std::string& pattern : config.freeze)
-    if (store.freeze(pattern) == 0)
-      deck.refuse("train/freeze", "no tensor matches \"" + pattern + "\"");
-}
-
 }  // namespace
 
 LanguageModelConfig with_stand_ins(LanguageModelConfig config) {
   MoeConfig& moe = config.model.moe;
-  if (config.model.vocabulary == 0)
-    config.model.vocabulary = config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
+  if (config.model.vocabulary == 0) config.model.vocabulary = detail::stand_in_vocabulary(config);
   if (moe.token_counts == nullptr)
     moe.token_counts = std::make_shared<const std::vector<std::int64_t>>(
         static_cast<std::size_t>(config.model.vocabulary), 0);
@@ -55,9 +45,9 @@ LanguageModelConfig with_stand_ins(LanguageModelConfig config) {
 void rehearse_language_model(const Deck& deck, const LanguageModelConfig& config) {
   require_text(deck, config);
   if (config.double_precision)
-    require_model<double>(deck, with_stand_ins(config));
+    detail::require_model<double, DecoderLm>(deck, config, with_stand_ins(config).model);
   else
-    require_model<float>(deck, with_stand_ins(config));
+    detail::require_model<float, DecoderLm>(deck, config, with_stand_ins(config).model);
 }
 
 void note_idle_settings(const Deck& deck, std::vector<std::string>& notes) {

@@ -3,7 +3,9 @@
 #include "kokomoe/train/task.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/train/electra_deck.hpp"
 #include "kokomoe/train/language_model_deck.hpp"
+#include "kokomoe/train/sentence_deck.hpp"
 #include "kokomoe/train/translation_deck.hpp"
 #include "train/tasks.hpp"
 
@@ -22,7 +24,19 @@ const std::vector<TaskInfo>& task_registry() {
        translation_schema,
        detail::read_translation_task,
        {"data/train_source", "data/train_target"},
-       {"data/heldout_source", "data/heldout_target"}}};
+       {"data/heldout_source", "data/heldout_target"}},
+      {"electra",
+       "an encoder that learns from text to tell which words were replaced",
+       electra_schema,
+       detail::read_electra_task,
+       {"data/train"},
+       {"data/heldout"}},
+      {"sentences",
+       "an encoder that tells a class or a number of sentences, or pairs of them",
+       sentence_schema,
+       detail::read_sentence_task,
+       {"data/train"},
+       {"data/heldout"}}};
   return tasks;
 }
 
@@ -37,6 +51,10 @@ const TaskInfo& task_info(const std::string& name) {
 
 const TaskInfo& task_of(const Deck& deck) {
   return task_info(deck.text("run/task"));
+}
+
+std::shared_ptr<const Tokenizer> Task::make_tokenizer(const Communicator& communicator) const {
+  return kokomoe::make_tokenizer(config().tokenizer, communicator);
 }
 
 namespace {

@@ -9,6 +9,23 @@ namespace kokomoe::detail {
 // What the registry calls; each stands in the source of its task.
 std::unique_ptr<Task> read_language_model_task(const Deck& deck, std::vector<std::string>& notes);
 std::unique_ptr<Task> read_translation_task(const Deck& deck, std::vector<std::string>& notes);
+std::unique_ptr<Task> read_electra_task(const Deck& deck, std::vector<std::string>& notes);
+std::unique_ptr<Task> read_sentence_task(const Deck& deck, std::vector<std::string>& notes);
+
+/// Of the tokenizer that is to be made, for models that are declared before it.
+inline int stand_in_vocabulary(const TrainConfig& config) {
+  return config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
+}
+
+/// Declares a model without memory for it, and refuses what cannot be.
+template <class T, template <class> class Model, class ModelConfig>
+void require_model(const Deck& deck, const TrainConfig& config, const ModelConfig& model_config) {
+  ParameterStore<T> store;  // never allocated
+  const Model<T> model(model_config, store);
+  for (const std::string& pattern : config.freeze)
+    if (store.freeze(pattern) == 0)
+      deck.refuse("train/freeze", "no tensor matches \"" + pattern + "\"");
+}
 
 /// The rest of a task whose deck says Config and whose trainers come from make<T>(tokenizer,
 /// communicator, use).
@@ -17,7 +34,8 @@ class TaskWith : public Task {
  public:
   explicit TaskWith(Config config) : config_(std::move(config)) {}
   TrainConfig& config() override { return config_; }
-  const MoeConfig& moe() const override { return config_.model.moe; }
+  const TrainConfig& config() const override { return config_; }
+  const MoeConfig& moe() const override { return config_.moe(); }
   std::unique_ptr<Trainer<float>> make_float(std::shared_ptr<const Tokenizer> tokenizer,
                                              const Communicator& communicator,
                                              DataUse use) const override {

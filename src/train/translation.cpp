@@ -228,12 +228,12 @@ class TranslationTask : public TaskWith<TranslationTask, TranslationConfig> {
 
   void rehearse(const Deck& deck) const override {
     TranslationConfig config = config_;
-    config.model.vocabulary = config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
+    config.model.vocabulary = stand_in_vocabulary(config);
     count_tokens_for_hash(config.model.moe, config.model.moe_every, config.model.vocabulary, {});
     if (config.double_precision)
-      require_model<double>(deck, config);
+      require_model<double, EncoderDecoder>(deck, config, config.model);
     else
-      require_model<float>(deck, config);
+      require_model<float, EncoderDecoder>(deck, config, config.model);
   }
 
   template <class T>
@@ -251,16 +251,6 @@ class TranslationTask : public TaskWith<TranslationTask, TranslationConfig> {
       heldout = open(config.heldout_source, config.heldout_target);
     return std::make_unique<Translation<T>>(config, communicator, std::move(train),
                                             std::move(heldout), std::move(tokenizer));
-  }
-
- private:
-  template <class T>
-  static void require_model(const Deck& deck, const TranslationConfig& config) {
-    ParameterStore<T> store;  // never allocated
-    const EncoderDecoder<T> model(config.model, store);
-    for (const std::string& pattern : config.freeze)
-      if (store.freeze(pattern) == 0)
-        deck.refuse("train/freeze", "no tensor matches \"" + pattern + "\"");
   }
 };
 

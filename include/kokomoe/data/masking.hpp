@@ -3,12 +3,27 @@
 #pragma once
 
 #include "kokomoe/data/batches.hpp"
+#include "kokomoe/data/tokenizer.hpp"
 
 #include <cstdint>
 #include <utility>
 #include <vector>
 
 namespace kokomoe {
+
+/// Ids that encoders know beside a tokenizer's own.
+struct SpecialTokens {
+  explicit SpecialTokens(const Tokenizer& tokenizer)
+      : first(tokenizer.beginning_of_text()),
+        separator(tokenizer.vocabulary()),
+        mask(tokenizer.vocabulary() + 1),
+        vocabulary(tokenizer.vocabulary() + 2) {}
+
+  int first;       ///< begins a sequence: the tokenizer's beginning of text
+  int separator;   ///< ends a sentence
+  int mask;        ///< stands where a token is hidden
+  int vocabulary;  ///< ids are [0, vocabulary)
+};
 
 /// A batch with some of its tokens hidden. Reused from step to step.
 struct MaskedBatch {

@@ -96,6 +96,7 @@ class Encoder {
 
   int moe_layers() const { return stack_.moe_layers(); }
   std::vector<Block<T>>& blocks() { return stack_.blocks(); }
+  BlockStack<T>& stack() { return stack_; }
   const std::vector<Block<T>>& blocks() const { return stack_.blocks(); }
   const std::shared_ptr<const TextEmbedding<T>>& embedding() const { return embedding_; }
   const EncoderConfig& config() const { return config_; }

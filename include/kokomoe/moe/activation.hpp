@@ -10,7 +10,7 @@
 
 namespace kokomoe {
 
-/// relu(x); gelu(x) = x Phi(x) with the exact error function; swiglu(g, u) = g sigmoid(g) u, whose
+/// relu(x); gelu(x) = x Phi(x), Phi being the normal distribution itself; swiglu(g, u) = g sigmoid(g) u, whose
 /// experts have a first matrix of twice the hidden width (gate rows first, then up rows).
 enum class Activation { relu, gelu, swiglu };
 
@@ -38,12 +38,14 @@ struct Relu {
 struct Gelu {
   template <class T>
   KOKKOS_INLINE_FUNCTION static T value(T x) {
-    return T(0.5) * x * (T(1) + Kokkos::erf(x * T(0.70710678118654752440)));
+    T density;
+    return x * normal_cdf(x, density);
   }
   template <class T>
   KOKKOS_INLINE_FUNCTION static T derivative(T x) {
-    const T cumulative = T(0.5) * (T(1) + Kokkos::erf(x * T(0.70710678118654752440)));
-    return cumulative + x * fast_exp(T(-0.5) * x * x) * T(0.39894228040143267794);
+    T density;
+    const T cumulative = normal_cdf(x, density);
+    return cumulative + x * density;
   }
 };
 

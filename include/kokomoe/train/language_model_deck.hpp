@@ -18,6 +18,8 @@ struct LanguageModelConfig : TrainConfig {
   int sequence_length = 0;
   int eval_stride = 0;
   std::int64_t eval_tokens = 0;  ///< scored at most; 0: all
+
+  const MoeConfig& moe() const { return model.moe; }
 };
 
 /// Every key of run/task = "language_model", with the options of all registered routers as

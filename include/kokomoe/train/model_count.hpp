@@ -13,14 +13,14 @@
 namespace kokomoe {
 
 enum class ModelPart {
-  embedding,  ///< of tokens, and of positions where they are learned
+  embedding,  ///< of tokens, and of positions and segments where they are learned
   attention,
   feed_forward,  ///< dense
   router,
   experts,
   shared_experts,
   norms,  ///< and output gains
-  head    ///< has no parameters of its own when it is the embedding
+  head    ///< what only losses need; has no parameters of its own when it is the embedding
 };
 constexpr std::size_t model_parts = 8;
 

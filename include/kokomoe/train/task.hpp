@@ -21,9 +21,12 @@ class Task {
   virtual ~Task() = default;
 
   virtual TrainConfig& config() = 0;
+  virtual const TrainConfig& config() const = 0;
   virtual const MoeConfig& moe() const = 0;
   /// True when an output may depend on later tokens that it must not know.
   virtual bool looks_ahead() const { return false; }
+  /// The tokenizer of a run that begins. Collective.
+  virtual std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator) const;
   /// Finds before any work, and without memory for a model, what training would refuse later; its
   /// files are known to be there. InputError that points at the key. On the root alone.
   virtual void rehearse(const Deck& deck) const = 0;

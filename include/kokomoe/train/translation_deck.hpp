@@ -15,9 +15,11 @@ namespace kokomoe {
 struct TranslationConfig : TrainConfig {
   EncoderDecoderConfig model;  ///< vocabulary is filled in from the tokenizer
   std::vector<std::string> train_source, train_target, heldout_source, heldout_target;
-  int beam = 4;                  ///< hypotheses kept of a sentence that is translated
-  double length_penalty = 0.6;   ///< a of ((5 + n) / 6)^a, which divides their log-probability
-  int extra_length = 50;         ///< tokens that a translation may have more than its source
+  int beam = 4;                 ///< hypotheses kept of a sentence that is translated
+  double length_penalty = 0.6;  ///< a of ((5 + n) / 6)^a, which divides their log-probability
+  int extra_length = 50;        ///< tokens that a translation may have more than its source
+
+  const MoeConfig& moe() const { return model.moe; }
 };
 
 /// See TaskInfo::schema.

@@ -1,0 +1,289 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/train/sentence_trainer.hpp"
+
+#include "io/digest.hpp"
+#include "kokomoe/core/error.hpp"
+#include "kokomoe/data/task_metrics.hpp"
+#include "kokomoe/data/upload.hpp"
+#include "kokomoe/io/checkpoint.hpp"
+#include "kokomoe/train/progress.hpp"
+#include "kokomoe/train/training_run.hpp"
+#include "train/checkpoint_deck.hpp"
+#include "train/tasks.hpp"
+#include "train/token_counts.hpp"
+#include "train/training_loop.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace kokomoe {
+
+namespace {
+
+/// Tokens that an evaluation takes at once.
+constexpr std::int64_t eval_batch_tokens = 8192;
+
+SentenceTaskConfig completed(SentenceTaskConfig config, int vocabulary) {
+  EncoderConfig& model = config.model.encoder;
+  model.vocabulary = vocabulary;
+  detail::count_tokens_for_hash(model.moe, model.moe_every, vocabulary, {});
+  return config;
+}
+
+std::string shape_text(const std::vector<std::size_t>& shape) {
+  std::string text;
+  for (const std::size_t n : shape) text += (text.empty() ? "" : ", ") + std::to_string(n);
+  return "(" + text + ")";
+}
+
+/// The largest of each row's C values.
+std::vector<int> classes_of(const std::vector<double>& logits, int classes) {
+  std::vector<int> told;
+  for (auto row = logits.begin(); row != logits.end(); row += classes)
+    told.push_back(static_cast<int>(std::max_element(row, row + classes) - row));
+  return told;
+}
+
+}  // namespace
+
+template <class T>
+SentenceTrainer<T>::SentenceTrainer(const SentenceTaskConfig& config, const SpecialTokens& special,
+                                    const Communicator& communicator,
+                                    std::optional<SentenceCorpus> corpus,
+                                    std::optional<SentenceCorpus> heldout)
+    : Trainer<T>(config, communicator),
+      config_(completed(config, special.vocabulary)),
+      special_(special),
+      model_(config_.model, this->store()),
+      corpus_(std::move(corpus)),
+      heldout_(std::move(heldout)) {
+  if (corpus_)
+    batches_.emplace(*corpus_, special_, config_.seed, config_.sentences, config_.max_length,
+                     config_.accumulate);
+  this->allocate({{&model_.encoder().stack(), &host_batch_.tokens}}, config_.moe(),
+                 SentenceSums::width);
+  if (corpus_) count_work();
+}
+
+template <class T>
+EvalSentences SentenceTrainer<T>::sentences_of(const SentenceCorpus& corpus) const {
+  return EvalSentences(corpus, special_, config_.max_length, eval_batch_tokens,
+                       this->communicator().size());
+}
+
+/// Attention is counted at the corpus' mean length.
+template <class T>
+void SentenceTrainer<T>::count_work() {
+  const EncoderConfig& model = config_.model.encoder;
+  const double rows = assignments_of_token(model.moe, model.moe_every, model.vocabulary,
+                                           config_.max_length, config_.double_precision);
+  const double length =
+      static_cast<double>(sentences_of(*corpus_).tokens()) / static_cast<double>(corpus_->size());
+  ModelCount count = count_tensors<T>(this->store(), rows);
+  count.part(ModelPart::attention).forward_flops += 4.0 * model.layers * model.moe.d_model * length;
+  this->set_count(count, {count.flops()});
+}
+
+template <class T>
+void SentenceTrainer<T>::begin_with(const ParameterStore<T>& other) {
+  for (std::size_t i = 0; i < this->store().entries().size(); ++i) {
+    const auto& own = this->store().entries()[i];
+    const std::string& name = own.spec.name;
+    if (!name.starts_with("embedding.") && !name.starts_with("discriminator.encoder.")) continue;
+    const auto& all = other.entries();
+    const auto found = std::find_if(all.begin(), all.end(),
+                                    [&](const auto& entry) { return entry.spec.name == name; });
+    if (found == all.end())
+      throw InputError("model/from: no tensor \"" + name +
+                       "\" there: it wants a run of electra or sentences");
+    if (found->local_shape != own.local_shape)
+      throw InputError("model/from: tensor \"" + name + "\" is " + shape_text(found->local_shape) +
+                       " there and " + shape_text(own.local_shape) + " here");
+    Kokkos::deep_copy(this->space(),
+                      this->store().value_vector(ParameterHandle{static_cast<int>(i)}),
+                      other.value_vector(ParameterHandle{static_cast<int>(found - all.begin())}));
+  }
+  this->space().fence(KOKOMOE_LABEL("train::begin_with"));
+}
+
+template <class T>
+void SentenceTrainer<T>::fill(std::int64_t step, int micro_batch) {
+  if (!batches_) fail("SentenceTrainer::update", "made without training sentences");
+  batches_->fill(step, micro_batch, this->communicator().rank(), this->communicator().size(),
+                 host_batch_);
+}
+
+template <class T>
+Vector<const int> SentenceTrainer<T>::segments() {
+  return upload(this->space(), "kokomoe::train::segments", host_batch_.segments, device_segments_);
+}
+
+template <class T>
+void SentenceTrainer<T>::losses(const StepContext& ctx, bool gradient, const Vector<double>& sums,
+                                const Vector<double>& sequence_loss) {
+  if (config_.model.classes > 1)
+    model_.classification_loss(
+        ctx, state_,
+        upload(this->space(), "kokomoe::train::labels", host_batch_.labels, device_labels_),
+        gradient, sums, sequence_loss);
+  else
+    model_.regression_loss(
+        ctx, state_,
+        upload(this->space(), "kokomoe::train::numbers", host_batch_.numbers, device_numbers_),
+        gradient, sums, sequence_loss);
+}
+
+template <class T>
+void SentenceTrainer<T>::pass(std::int64_t step, const Vector<double>& sums,
+                              const Matrix<double>& load) {
+  StepContext ctx = this->context(host_batch_.tokens, device_batch_, true, step);
+  model_.forward(ctx, segments(), state_, load);
+  const Vector<double> sequence_loss = this->sequence_losses(ctx);
+  losses(ctx, true, sums, sequence_loss);
+  ctx.sequence_loss = sequence_loss;
+  model_.backward(ctx, state_);
+}
+
+template <class T>
+double SentenceTrainer<T>::task_loss(const double* sums) const {
+  return sums[0] / static_cast<double>(host_batch_.tokens.global_scored);
+}
+
+template <class T>
+std::vector<double> SentenceTrainer<T>::predict(const SentenceCorpus& corpus, double* loss) {
+  const Region region(KOKOMOE_LABEL("train::evaluate"));
+  const auto classes = static_cast<std::size_t>(config_.model.classes);
+  // The last one is the loss.
+  std::vector<double> all(static_cast<std::size_t>(corpus.size()) * classes + 1, 0.0);
+  const Vector<double> device = this->evaluation_sums(SentenceSums::width);
+  const EvalSentences sentences = sentences_of(corpus);
+  for (int b = 0; b < sentences.batches(); ++b) {
+    sentences.fill(b, this->communicator().rank(), host_batch_);
+    const StepContext ctx = this->context(host_batch_.tokens, device_batch_, false, 0);
+    this->reset_arenas();
+    const Matrix<T> predictions = model_.forward(ctx, segments(), state_);
+    losses(ctx, false, device);
+    all.back() += this->fetch_sums()[0];
+    const auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), predictions);
+    for (std::size_t i = 0; i < host_batch_.rows.size(); ++i)
+      for (std::size_t c = 0; c < classes; ++c)
+        all[static_cast<std::size_t>(host_batch_.rows[i]) * classes + c] =
+            static_cast<double>(host(i, c));
+  }
+  this->communicator().all_reduce_sum(all.data(), all.size());
+  if (loss != nullptr) *loss = all.back();
+  all.pop_back();
+  return all;
+}
+
+template <class T>
+Evaluation SentenceTrainer<T>::evaluate_heldout(bool) {
+  Evaluation evaluation;
+  const std::vector<double> predictions = predict(*heldout_, &evaluation.loss);
+  evaluation.loss /= static_cast<double>(heldout_->size());
+  evaluation.tokens = heldout_->size();
+  if (config_.model.classes > 1) {
+    const std::vector<int> told = classes_of(predictions, config_.model.classes);
+    evaluation.figures = {{"accuracy", accuracy(told, heldout_->labels())},
+                          {"matthews", matthews_correlation(told, heldout_->labels())}};
+    if (config_.model.classes == 2)
+      evaluation.figures.emplace_back("f1", f1_score(told, heldout_->labels()));
+  } else {
+    evaluation.figures = {{"pearson", pearson_correlation(predictions, heldout_->numbers())},
+                          {"spearman", spearman_correlation(predictions, heldout_->numbers())}};
+  }
+  return evaluation;
+}
+
+template <class T>
+double SentenceTrainer<T>::heldout_tokens() const {
+  return heldout_ ? static_cast<double>(sentences_of(*heldout_).tokens()) : 0;
+}
+
+template <class T>
+std::string SentenceTrainer<T>::data_digest() const {
+  return detail::hex(corpus_->key());
+}
+
+template <class T>
+std::string SentenceTrainer<T>::data_summary() const {
+  const auto describe = [](const SentenceCorpus& corpus) {
+    return human_count(static_cast<double>(corpus.size())) +
+           (corpus.pairs() ? " pairs" : " sentences") +
+           (corpus.left_out() > 0
+                ? " (" + std::to_string(corpus.left_out()) + " rows without all columns left out)"
+                : "");
+  };
+  std::string text = describe(*corpus_) + " in " +
+                     human_count(static_cast<double>(batches_->updates_of_epoch())) +
+                     " updates of " + std::to_string(batches_->sentences());
+  if (heldout_) text += ", " + describe(*heldout_) + " held out";
+  return text;
+}
+
+template class SentenceTrainer<float>;
+template class SentenceTrainer<double>;
+
+namespace detail {
+
+namespace {
+
+class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
+ public:
+  using TaskWith::TaskWith;
+
+  std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator) const override {
+    if (config_.from.empty()) return Task::make_tokenizer(communicator);
+    return tokenizer_of(
+        read_manifest(resolve_checkpoint(config_.from, communicator), communicator));
+  }
+
+  void rehearse(const Deck& deck) const override {
+    SentenceTaskConfig config = completed(config_, stand_in_vocabulary(config_) + 2);
+    if (config.double_precision)
+      require_model<double, SentenceClassifier>(deck, config, config.model);
+    else
+      require_model<float, SentenceClassifier>(deck, config, config.model);
+    if (!config.from.empty()) require_encoder(deck, config.from);
+  }
+
+  template <class T>
+  std::unique_ptr<Trainer<T>> make_trainer(std::shared_ptr<const Tokenizer> tokenizer,
+                                           const Communicator& communicator, DataUse use) const {
+    const auto open = [&](const std::vector<std::string>& files) {
+      return SentenceCorpus::open(files, config_.format, *tokenizer, communicator);
+    };
+    std::optional<SentenceCorpus> train, heldout;
+    if (use == DataUse::training || use == DataUse::resuming) train = open(config_.train_files);
+    if (use != DataUse::none && !config_.heldout_files.empty())
+      heldout = open(config_.heldout_files);
+    auto trainer = std::make_unique<SentenceTrainer<T>>(
+        config_, SpecialTokens(*tokenizer), communicator, std::move(train), std::move(heldout));
+    if (use == DataUse::training && !config_.from.empty()) {
+      const std::string ranks =
+          "parallel/expert_ranks=" + std::to_string(config_.parallel.expert_ranks);
+      trainer->begin_with(
+          load_trainer<T>(config_.from, {ranks}, communicator, DataUse::none).model->store());
+    }
+    return trainer;
+  }
+
+ private:
+  static void require_encoder(const Deck& deck, const std::string& from) {
+    try {
+      refuse_other_encoder(deck, resolve_checkpoint(from));
+    } catch (const InputError& error) {
+      deck.refuse("model/from", error.what());
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Task> read_sentence_task(const Deck& deck, std::vector<std::string>& notes) {
+  return std::make_unique<SentenceTask>(read_sentence_deck(deck, notes));
+}
+
+}  // namespace detail
+}  // namespace kokomoe
