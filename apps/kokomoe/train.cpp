@@ -74,7 +74,7 @@ void add_validate(CLI::App& program, Action& action) {
       note_schedule(task->config(), notes);
       note_idle_settings(deck, notes);
       require_data_files(deck, DataUse::training, false, communicator);
-      run_on_root(communicator, [&] { task->rehearse(deck); });
+      run_on_root(communicator, [&] { task->rehearse(deck, DataUse::training); });
       if (communicator.is_root())
         for (const std::string& note : notes) std::cout << "note: " << note << std::endl;
       return done;

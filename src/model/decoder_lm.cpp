@@ -17,12 +17,6 @@ constexpr double embedding_deviation = 0.02;
 
 }  // namespace
 
-Positions parse_positions(const std::string& name) {
-  if (name == "rotary") return Positions::rotary;
-  if (name == "learned") return Positions::learned;
-  throw InputError("unknown positions \"" + name + "\": choose rotary or learned");
-}
-
 template <class T>
 DecoderLm<T>::DecoderLm(const DecoderConfig& config, ParameterStore<T>& store)
     : config_(config),

@@ -7,6 +7,7 @@
 #include "kokomoe/core/row_kernels.hpp"
 #include "kokomoe/parameters/products.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace kokomoe {
@@ -51,6 +52,13 @@ BlockStackConfig stack_config(const EncoderConfig& config) {
   return blocks;
 }
 
+template <class T>
+std::unique_ptr<Rotary<T>> rotary_of(const EncoderConfig& config) {
+  if (config.positions != Positions::rotary) return nullptr;
+  return std::make_unique<Rotary<T>>(ExecutionSpace(), config.max_length,
+                                     config.moe.d_model / std::max(1, config.heads));
+}
+
 /// y(t, s) = 1 for token t's segment s, else 0: the table's gradient is a product with it.
 template <class T>
 void mark_segments(const ExecutionSpace& space, const Vector<const int>& segments,
@@ -74,9 +82,10 @@ TextEmbedding<T>::TextEmbedding(const EncoderConfig& config, ParameterStore<T>& 
       segment_count_(config.segments),
       store_(&store),
       tokens_(config.vocabulary, width_, embedding_deviation, store, name),
-      positions_(config.max_length, width_, embedding_deviation, store, name + ".positions",
-                 "position"),
       norm_(config.norm, width_, store, name + ".norm") {
+  if (config.positions == Positions::learned)
+    positions_.emplace(config.max_length, width_, embedding_deviation, store, name + ".positions",
+                       "position");
   if (config.segments > 0)
     segments_.emplace(config.segments, width_, embedding_deviation, store, name + ".segments",
                       "segment");
@@ -95,7 +104,7 @@ void TextEmbedding<T>::forward(const StepContext& ctx, const Vector<const int>& 
   saved.segments = segments;
   const Matrix<T> sum = ctx.saved->template matrix<T>(tokens, static_cast<std::size_t>(width_));
   tokens_.forward(ctx, ctx.tokens.ids, sum, false);
-  positions_.forward(ctx, ctx.tokens.position, sum, true);
+  if (positions_) positions_->forward(ctx, ctx.tokens.position, sum, true);
   if (segments_) segments_->forward(ctx, segments, sum, true);
   norm_.forward(ctx, sum, y, saved.norm);
 }
@@ -114,7 +123,7 @@ void TextEmbedding<T>::backward(const StepContext& ctx, const Saved& saved,
     mark_segments(ctx.space, saved.segments, marks);
     add_weight_gradient<T>(ctx, marks, dx, *store_, segments_->handle());
   }
-  positions_.backward(ctx, ctx.tokens.position, dx);
+  if (positions_) positions_->backward(ctx, ctx.tokens.position, dx);
   tokens_.backward(ctx, ctx.tokens.ids, dx);
 }
 
@@ -125,7 +134,8 @@ Encoder<T>::Encoder(const EncoderConfig& config, ParameterStore<T>& store, const
     : config_(checked(config, name)),
       embedding_(shared ? std::move(shared)
                         : std::make_shared<const TextEmbedding<T>>(config, store, embedding_name)),
-      stack_(stack_config(config), nullptr, store, name) {
+      rotary_(rotary_of<T>(config)),
+      stack_(stack_config(config), rotary_.get(), store, name) {
   const int width = config.embedding_width(), d = config.moe.d_model;
   if (embedding_->width() != width)
     throw InputError(name + ": the shared embedding has " + std::to_string(embedding_->width()) +

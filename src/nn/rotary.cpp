@@ -26,12 +26,16 @@ void fill_table(const ExecutionSpace& space, const Matrix<T>& table, int half) {
 
 }  // namespace
 
+Positions parse_positions(const std::string& name) {
+  if (name == "rotary") return Positions::rotary;
+  if (name == "learned") return Positions::learned;
+  throw InputError("unknown positions \"" + name + "\": choose rotary or learned");
+}
+
 template <class T>
-Rotary<T>::Rotary(const ExecutionSpace& space, int positions, int head_width)
-    : width_(head_width) {
+Rotary<T>::Rotary(const ExecutionSpace& space, int positions, int head_width) : width_(head_width) {
   if (head_width % 2 != 0)
-    throw InputError("rotary positions need an even head width, not " +
-                     std::to_string(head_width));
+    throw InputError("rotary positions need an even head width, not " + std::to_string(head_width));
   table_ = Matrix<T>("kokomoe::nn::rotary::table", static_cast<std::size_t>(positions),
                      static_cast<std::size_t>(head_width));
   fill_table(space, table_, head_width / 2);

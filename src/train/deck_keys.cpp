@@ -299,4 +299,10 @@ void check_heads(const Deck& deck, int heads, int d_model) {
                                    " heads do not divide d_model = " + std::to_string(d_model));
 }
 
+void check_rotary(const Deck& deck, Positions positions, int heads, int d_model) {
+  if (positions == Positions::rotary && d_model / heads % 2 != 0)
+    deck.refuse("model/heads", "rotary positions need an even number of channels a head, not " +
+                                   std::to_string(d_model / heads));
+}
+
 }  // namespace kokomoe::detail

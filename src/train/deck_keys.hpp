@@ -4,6 +4,7 @@
 
 #include "kokomoe/io/deck.hpp"
 #include "kokomoe/moe/moe_config.hpp"
+#include "kokomoe/nn/rotary.hpp"
 #include "kokomoe/train/train_config.hpp"
 
 #include <string>
@@ -41,5 +42,8 @@ void check_layout_free(const Deck& deck, const MoeConfig& moe, int moe_every,
                        std::int64_t sequences);
 /// Refuses heads that do not divide d_model.
 void check_heads(const Deck& deck, int heads, int d_model);
+
+/// Refuses heads that rotary positions cannot turn.
+void check_rotary(const Deck& deck, Positions positions, int heads, int d_model);
 
 }  // namespace kokomoe::detail

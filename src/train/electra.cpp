@@ -200,7 +200,7 @@ class ElectraTask : public TaskWith<ElectraTask, ElectraTaskConfig> {
  public:
   using TaskWith::TaskWith;
 
-  void rehearse(const Deck& deck) const override {
+  void rehearse(const Deck& deck, DataUse) const override {
     ElectraTaskConfig config = config_;
     config.model.discriminator.vocabulary = stand_in_vocabulary(config) + 2;
     EncoderConfig& model = config.model.discriminator;

@@ -15,6 +15,8 @@ void add_encoder_keys(Schema& schema) {
       .add(KeySpec::integer("model/heads", 4, "attention heads; divide d_model").range(1, 65535))
       .add(KeySpec::integer("model/max_length", 128, "positions: tokens of a sequence at most")
                .range(5, 16777215))
+      .add(KeySpec::text("model/positions", "learned", "how positions enter")
+               .choice({"rotary", "learned"}))
       .add(KeySpec::text("model/norm", "layer_norm", "of each branch")
                .choice({"rms_norm", "layer_norm"}))
       .add(KeySpec::boolean("model/post_norm", true, "norms after each sum, as in BERT"))
@@ -32,6 +34,7 @@ EncoderConfig read_encoder(const Deck& deck, std::vector<std::string>& notes) {
   model.segments = 2;
   model.layers = static_cast<int>(deck.integer("model/layers"));
   model.heads = static_cast<int>(deck.integer("model/heads"));
+  model.positions = parse_positions(deck.text("model/positions"));
   model.norm = parse_norm(deck.text("model/norm"));
   model.post_norm = deck.boolean("model/post_norm");
   model.bias = deck.boolean("model/bias");
@@ -39,6 +42,7 @@ EncoderConfig read_encoder(const Deck& deck, std::vector<std::string>& notes) {
   model.attention_dropout = deck.real("model/attention_dropout");
   model.moe_every = static_cast<int>(deck.integer("moe/every"));
   check_heads(deck, model.heads, model.moe.d_model);
+  check_rotary(deck, model.positions, model.heads, model.moe.d_model);
   if (model.moe_every != 0 && model.moe.routing_group != 0)
     deck.refuse("moe/routing_group",
                 "sentences have no common length to cut into groups: leave it at 0, each sequence");

@@ -68,9 +68,7 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
   model.attention_dropout = deck.real("model/attention_dropout");
   model.moe_every = static_cast<int>(deck.integer("moe/every"));
   detail::check_heads(deck, model.heads, model.moe.d_model);
-  if (model.positions == Positions::rotary && model.moe.d_model / model.heads % 2 != 0)
-    deck.refuse("model/heads", "rotary positions need an even number of channels a head, not " +
-                                   std::to_string(model.moe.d_model / model.heads));
+  detail::check_rotary(deck, model.positions, model.heads, model.moe.d_model);
 
   config.train_files = deck.list("data/train");
   config.heldout_files = deck.list("data/heldout");

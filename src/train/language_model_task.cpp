@@ -14,7 +14,9 @@ class LanguageModelTask : public TaskWith<LanguageModelTask, LanguageModelConfig
   using TaskWith::TaskWith;
 
   bool looks_ahead() const override { return kokomoe::looks_ahead(config_); }
-  void rehearse(const Deck& deck) const override { rehearse_language_model(deck, config_); }
+  void rehearse(const Deck& deck, DataUse) const override {
+    rehearse_language_model(deck, config_);
+  }
 
   template <class T>
   std::unique_ptr<Trainer<T>> make_trainer(std::shared_ptr<const Tokenizer> tokenizer,

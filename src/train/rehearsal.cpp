@@ -59,14 +59,8 @@ void note_idle_settings(const Deck& deck, std::vector<std::string>& notes) {
   if (deck.integer("moe/every") == 0) return;
   const RouterInfo& router = router_info(deck.text("moe/router"));
   const std::string name = "router \"" + router.name + "\"";
-  std::string required = "[data]\n";
-  for (const std::string& key : task_of(deck).train_keys)
-    required += key.substr(key.find('/') + 1) + " = []\n";
-  const Deck defaults = Deck::parse(required, "defaults", task_of(deck).schema(router.name));
-  // effective.toml has every value, most of them defaults: nobody asked for those.
-  const auto asked = [&](const std::string& key) {
-    return deck.given(key) && deck.toml(key) != defaults.toml(key);
-  };
+  const Deck defaults = detail::defaults_of(deck);
+  const auto asked = [&](const std::string& key) { return detail::asked(deck, defaults, key); };
   const bool limited = deck.real("moe/capacity_factor") > 0;
   if (asked("moe/routing_group") && !router.batch_coupled && !limited)
     notes.push_back("moe/routing_group is not used: " + name +

@@ -5,6 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "train/deck_keys.hpp"
 #include "train/encoder_keys.hpp"
+#include "train/tasks.hpp"
 
 namespace kokomoe {
 
@@ -50,13 +51,13 @@ Schema sentence_schema(const std::string& router) {
 
 namespace {
 
-SentenceFormat read_format(const Deck& deck) {
+SentenceFormat read_format(const Deck& deck, const Deck& defaults) {
   const std::string& name = deck.text("data/format");
   for (const SentenceFormat& format : glue_formats()) {
     if (format.name != name) continue;
     for (const char* key :
          {"data/first", "data/second", "data/label", "data/labels", "data/header"})
-      if (deck.given(key))
+      if (detail::asked(deck, defaults, key))
         deck.refuse(key, "data/format = \"" + name + "\" says it: leave one of them out");
     return format;
   }
@@ -79,7 +80,8 @@ SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>
   detail::read_training(deck, config);
   config.model.encoder = detail::read_encoder(deck, notes);
   config.model.head_dropout = deck.real("model/head_dropout");
-  config.format = read_format(deck);
+  const Deck defaults = detail::defaults_of(deck);
+  config.format = read_format(deck, defaults);
   config.model.classes = std::max(1, static_cast<int>(config.format.labels.size()));
   config.train_files = deck.list("data/train");
   config.heldout_files = deck.list("data/heldout");
@@ -100,7 +102,7 @@ SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>
                                         " sentences of an update");
   if (!config.from.empty())
     for (const char* key : {"data/tokenizer", "data/tokenizer_model", "data/vocabulary"})
-      if (deck.given(key))
+      if (detail::asked(deck, defaults, key))
         deck.refuse(key, "the tokenizer is that of model/from: leave one of them out");
   detail::refuse_for_encoders(deck, config);
   config.batch_tokens = static_cast<std::int64_t>(config.sentences) * config.max_length;

@@ -239,13 +239,13 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
         read_manifest(resolve_checkpoint(config_.from, communicator), communicator));
   }
 
-  void rehearse(const Deck& deck) const override {
+  void rehearse(const Deck& deck, DataUse use) const override {
     SentenceTaskConfig config = completed(config_, stand_in_vocabulary(config_) + 2);
     if (config.double_precision)
       require_model<double, SentenceClassifier>(deck, config, config.model);
     else
       require_model<float, SentenceClassifier>(deck, config, config.model);
-    if (!config.from.empty()) require_encoder(deck, config.from);
+    if (use == DataUse::training && !config.from.empty()) require_encoder(deck, config.from);
   }
 
   template <class T>

@@ -78,6 +78,14 @@ Schema schema_of(const Deck& peeked) {
 
 }  // namespace
 
+Deck detail::defaults_of(const Deck& deck) {
+  const TaskInfo& task = task_of(deck);
+  std::string required = "[data]\n";
+  for (const std::string& key : task.train_keys)
+    required += key.substr(key.find('/') + 1) + " = []\n";
+  return Deck::parse(required, "defaults", task.schema(deck.text("moe/router")));
+}
+
 Deck load_deck(const std::string& path, const std::vector<std::string>& overrides) {
   return Deck::load(path, schema_of(Deck::load(path, any_task(), overrides)), overrides);
 }

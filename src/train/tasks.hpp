@@ -12,6 +12,13 @@ std::unique_ptr<Task> read_translation_task(const Deck& deck, std::vector<std::s
 std::unique_ptr<Task> read_electra_task(const Deck& deck, std::vector<std::string>& notes);
 std::unique_ptr<Task> read_sentence_task(const Deck& deck, std::vector<std::string>& notes);
 
+/// A deck of the same task and router that sets nothing.
+Deck defaults_of(const Deck& deck);
+/// Whether somebody wants this value: a checkpoint's deck sets every key, most to its default.
+inline bool asked(const Deck& deck, const Deck& defaults, const std::string& key) {
+  return deck.given(key) && deck.toml(key) != defaults.toml(key);
+}
+
 /// Of the tokenizer that is to be made, for models that are declared before it.
 inline int stand_in_vocabulary(const TrainConfig& config) {
   return config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;

@@ -113,9 +113,9 @@ bool train(const TrainingOptions& options, const Communicator& communicator) {
   if (options.deck.empty()) detail::fit_layout(deck, communicator.size(), config, notes);
   note_schedule(config, notes);
   note_idle_settings(deck, notes);
-  require_data_files(deck, start.saved ? DataUse::resuming : DataUse::training,
-                     options.deck.empty(), communicator);
-  run_on_root(communicator, [&] { task->rehearse(deck); });
+  const DataUse use = start.saved ? DataUse::resuming : DataUse::training;
+  require_data_files(deck, use, options.deck.empty(), communicator);
+  run_on_root(communicator, [&] { task->rehearse(deck, use); });
   run_on_root(communicator, [&] {
     lock.take(folder);
     if (!start.exists && is_run(folder))

@@ -226,7 +226,7 @@ class TranslationTask : public TaskWith<TranslationTask, TranslationConfig> {
     return config_.model.moe_every != 0 && looks_at_groups(config_.model.moe);
   }
 
-  void rehearse(const Deck& deck) const override {
+  void rehearse(const Deck& deck, DataUse) const override {
     TranslationConfig config = config_;
     config.model.vocabulary = stand_in_vocabulary(config);
     count_tokens_for_hash(config.model.moe, config.model.moe_every, config.model.vocabulary, {});

@@ -45,7 +45,8 @@ Schema translation_schema(const std::string& router) {
   schema.add(KeySpec::integer("data/max_length", 256,
                               "tokens of a sentence, its end included; longer pairs are left out")
                  .range(2, 16777215));
-  schema.add(KeySpec::integer("search/beam", 4, "hypotheses of a sentence; 1 = greedy").range(1, 256))
+  schema
+      .add(KeySpec::integer("search/beam", 4, "hypotheses of a sentence; 1 = greedy").range(1, 256))
       .add(KeySpec::real("search/length_penalty", 0.6,
                          "a: log-probabilities of n tokens are divided by ((5 + n) / 6)^a")
                .range(0, 10))

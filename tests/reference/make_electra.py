@@ -40,7 +40,7 @@ class Config(lm.Config):
 
 CASES = {
     "post": Config(
-        "switch", 4, 2, norm="layer_norm", activation="gelu", bias=True, balance=0.02, jitter=0.1,
+        "switch", 4, 2, norm="layer_norm", positions="learned", activation="gelu", bias=True, balance=0.02, jitter=0.1,
         clip=0.5, learning_rate=5e-3, seed=77, segments=2, generator_width=0.5,
         generator_layers=1,
     ),
@@ -49,7 +49,7 @@ CASES = {
         z_loss=0.002, clip=2.0, seed=2**33 + 5, discriminator_weight=7.0,
     ),
     "classes": Config(
-        "switch", 4, 2, norm="layer_norm", activation="gelu", bias=True, balance=0.02, jitter=0.1,
+        "switch", 4, 2, norm="layer_norm", positions="learned", activation="gelu", bias=True, balance=0.02, jitter=0.1,
         clip=0.5, learning_rate=5e-3, seed=78, segments=2, classes=3,
     ),
     "number": Config(
@@ -121,7 +121,8 @@ def make_parameters(c, rng):
             norm(f"{name}.final_norm", d)
 
     p["embedding.weight"] = weight(VOCABULARY, D, scale=0.6)
-    p["embedding.positions.weight"] = weight(POSITIONS, D)
+    if c.positions == "learned":
+        p["embedding.positions.weight"] = weight(POSITIONS, D)
     if c.segments:
         p["embedding.segments.weight"] = weight(c.segments, D)
     norm("embedding.norm", D)
@@ -168,7 +169,8 @@ class Model:
     def encode(self, ids, name, heads, layers, sparse, step, train, trace):
         c, p, parts = self.c, self.p, self.parts
         x = p["embedding.weight"][torch.tensor(ids)]
-        x = x + p["embedding.positions.weight"][torch.tensor(self.b.position)]
+        if c.positions == "learned":
+            x = x + p["embedding.positions.weight"][torch.tensor(self.b.position)]
         if c.segments:
             x = x + p["embedding.segments.weight"][torch.tensor(self.b.segments)]
         x = parts.norm(x, "embedding.norm")
@@ -185,6 +187,9 @@ class Model:
 
             def attention(n):
                 q, k, v = parts.linear(n, f"{b}.attention.qkv").chunk(3, 1)
+                if c.positions == "rotary":
+                    q, k = (torch.cat([parts.rotate(head) for head in x.chunk(heads, 1)], 1)
+                            for x in (q, k))
                 return parts.linear(attend(q, k, v, heads, self.b.offsets), f"{b}.attention.out")
 
             def feed_forward(n):

@@ -11,11 +11,6 @@
 
 namespace kokomoe {
 
-enum class Positions { rotary, learned };
-
-/// "rotary" or "learned"; throws InputError.
-Positions parse_positions(const std::string& name);
-
 struct DecoderConfig {
   int vocabulary = 0;  ///< V
   int layers = 1;

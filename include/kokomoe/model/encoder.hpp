@@ -16,6 +16,7 @@ struct EncoderConfig {
   int vocabulary = 0;  ///< V, with the special ids
   int max_length = 0;  ///< longest sequence
   int segments = 0;    ///< kinds of segment a token may belong to; 0 = none is told
+  Positions positions = Positions::learned;
   int embedding = 0;   ///< width of the embedding; 0 = moe.d_model. Others are projected to d_model
   int layers = 1;
   int heads = 1;
@@ -32,8 +33,8 @@ struct EncoderConfig {
 };
 
 /// Tokens, positions and segments as vectors: the norm of the sum of three rows. Tensors
-/// NAME.weight (V, e), NAME.positions.weight (max_length, e), NAME.segments.weight (segments, e) if
-/// there are any, and NAME.norm.*. Several encoders may share one.
+/// NAME.weight (V, e), NAME.positions.weight (max_length, e) unless rotary, NAME.segments.weight
+/// (segments, e) if there are any, and NAME.norm.*. Several encoders may share one.
 template <class T>
 class TextEmbedding {
  public:
@@ -59,8 +60,8 @@ class TextEmbedding {
  private:
   int width_, max_length_, segment_count_;
   ParameterStore<T>* store_;
-  Embedding<T> tokens_, positions_;
-  std::optional<Embedding<T>> segments_;
+  Embedding<T> tokens_;
+  std::optional<Embedding<T>> positions_, segments_;
   Norm<T> norm_;
 };
 
@@ -104,6 +105,7 @@ class Encoder {
  private:
   EncoderConfig config_;
   std::shared_ptr<const TextEmbedding<T>> embedding_;
+  std::unique_ptr<Rotary<T>> rotary_;  ///< at a fixed address: blocks refer to it
   std::optional<Linear<T>> projection_;
   BlockStack<T> stack_;
   std::optional<Norm<T>> final_norm_;

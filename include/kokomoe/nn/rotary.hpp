@@ -4,7 +4,15 @@
 
 #include "kokomoe/parallel/step_context.hpp"
 
+#include <string>
+
 namespace kokomoe {
+
+/// How a model is told where a token stands: heads are turned, or a row of a table is added.
+enum class Positions { rotary, learned };
+
+/// "rotary" or "learned"; throws InputError.
+Positions parse_positions(const std::string& name);
 
 /// Rotary position embedding (Su et al., arXiv 2104.09864): inside each head of width w, channel
 /// pair (j, j + w/2) is turned by position * 10000^(-2j/w). Angles are tabulated once, in double.

@@ -246,6 +246,7 @@ class ElectraCase {
     c.moe.z_loss = number("z_loss");
     // The words are in the table of tests/reference/README.md only.
     c.norm = c.post_norm ? NormKind::layer : NormKind::rms;
+    c.positions = c.post_norm ? Positions::learned : Positions::rotary;
     c.moe.activation = c.post_norm        ? Activation::gelu
                        : name == "number" ? Activation::relu
                                           : Activation::swiglu;

@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# ELECTRA by the program: pre-training and fine-tuning train, resume to the same bits, evaluate and run
+# on several ranks; an encoder goes from the one to the other with its tokenizer; tables of all of GLUE's
+# formats are read, and what is no table is refused.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+"$KOKOMOE_PYTHON" - <<'PY'
+import random
+draw = random.Random(5)
+words = ["ka", "no", "ri", "tam", "bel", "su", "wo", "ge"]
+def sentence():
+    at, picked = int(draw.random() * 8), []
+    for _ in range(3 + int(draw.random() * 6)):
+        picked.append(words[at])
+        at = (at + 1 + int(draw.random() * 2)) % 8
+    return " ".join(picked)
+for name, lines in (("train", 400), ("held", 60)):
+    with open(name + ".txt", "w") as text, open(name + ".tsv", "w") as table:
+        table.write("index\tsentence1\tsentence2\tlabel\n")
+        for n in range(lines):
+            one, two = sentence(), sentence()
+            text.write(one + "\n")
+            same = draw.random() < 0.5
+            table.write(f"{n}\t{one}\t{one if same else two}\t"
+                        f"{'entailment' if same else 'not_entailment'}\n")
+PY
+cat >model.toml <<'TOML'
+[model]
+d_model = 32
+d_hidden = 48
+layers = 2
+heads = 2
+max_length = 64
+[moe]
+experts = 4
+[optimizer]
+learning_rate = 2e-3
+warmup = 2
+TOML
+cat - model.toml >electra.toml <<'TOML'
+[run]
+task = "electra"
+[electra]
+generator_width = 0.5
+[train]
+steps = 12
+batch_tokens = 512
+eval_every = 4
+accumulate = 2
+[data]
+train = ["train.txt"]
+heldout = ["held.txt"]
+cache = "cache"
+vocabulary = 280
+sequence_length = 32
+TOML
+cat - model.toml >rte.toml <<'TOML'
+[run]
+task = "sentences"
+[train]
+steps = 12
+batch_sentences = 20
+eval_every = 4
+accumulate = 2
+[data]
+train = ["train.tsv"]
+heldout = ["held.tsv"]
+cache = "cache"
+format = "rte"
+TOML
+
+expect 0 '' kokomoe validate -i electra.toml
+expect 0 'done: 12 steps' kokomoe train -i electra.toml -d whole
+grep -q '4 layers, 1 with experts' output.txt || fail "no word about the model"
+expect 75 'stopped at step 1' kokomoe train -i electra.toml -d part -t 00:00:01
+expect 0 'resumed from' kokomoe train -d part -r last
+expect 0 'all equal' kokomoe inspect whole part
+diff <(rows whole) <(rows part) || fail "metric rows differ"
+expect 0 'generator loss' kokomoe eval -r whole --json eval.json
+
+# Fine-tuning takes the encoder and the tokenizer over, and needs neither again when it resumes.
+expect 0 '' kokomoe validate -i rte.toml model/from=whole
+expect 0 'done: 12 steps' kokomoe train -i rte.toml -d tuned model/from=whole
+grep -q '400 pairs in 20 updates of 20, 60 pairs held out' output.txt || fail "no word about the pairs"
+expect 0 'done: 0 steps' kokomoe train -i rte.toml -d begin model/from=whole train/steps=0
+for name in embedding.weight discriminator.encoder.0.moe.experts.w1 discriminator.encoder.1.ffn.w2; do
+  kokomoe inspect whole --export $name >a.txt
+  kokomoe inspect begin --export $name >b.txt
+  cmp a.txt b.txt || fail "$name was not taken over"
+done
+mv whole elsewhere
+expect 75 'stopped at step 1' kokomoe train -i rte.toml -d tuned_part model/from=elsewhere -t 00:00:01
+mv elsewhere whole
+expect 0 'resumed from' kokomoe train -d tuned_part -r last
+diff <(rows tuned) <(rows tuned_part) || fail "metric rows differ"
+expect 0 'accuracy' kokomoe eval -r tuned --json tuned.json
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+for run, report in (("whole", json.load(open("eval.json"))), ("tuned", json.load(open("tuned.json")))):
+    rows = [json.loads(line) for line in open(run + "/metrics.jsonl")]
+    evals = [row for row in rows if "eval_loss" in row]
+    assert [row["step"] for row in evals] == [4, 8, 12]
+    assert abs(report["loss"] - evals[-1]["eval_loss"]) < 1e-9, report
+    for name in ({"whole": ("generator_accuracy", "discriminator_accuracy", "replaced", "found"),
+                  "tuned": ("accuracy", "f1")}[run]):
+        assert 0 <= report[name] <= 1, report
+    assert -1 <= report.get("matthews", 0) <= 1
+    for row in rows:
+        if "task_loss" in row:
+            assert abs(row["loss"] - row["task_loss"] - row["aux_loss"]) < 1e-9
+PY
+
+if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
+  for deck in electra rte; do
+    expect 0 'done: 6 steps' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i $deck.toml \
+      -d ${deck}_ranks parallel/expert_ranks=2 train/steps=6 data/tokenizer=bytes
+    expect 0 'done: 6 steps' kokomoe train -i $deck.toml -d ${deck}_one train/steps=6 \
+      data/tokenizer=bytes
+  done
+  "$KOKOMOE_PYTHON" - <<'PY'
+import json
+loss = lambda run: [json.loads(l)["loss"] for l in open(run + "/metrics.jsonl") if '"loss"' in l]
+for deck in ("electra", "rte"):
+    for a, b in zip(loss(deck + "_one"), loss(deck + "_ranks"), strict=True):
+        assert abs(a - b) < 0.02 * a, (deck, a, b)
+PY
+  expect 0 'accuracy' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" eval -r rte_ranks
+  expect 0 'done: 12 steps' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i rte.toml -d tuned_ranks \
+    model/from=whole parallel/expert_ranks=2
+fi
+
+expect 2 'model/from.*nothere' kokomoe validate -i rte.toml model/from=nothere
+expect 2 'was trained with model/d_model = 32, not 64' \
+  kokomoe train -i rte.toml -d bad model/from=whole model/d_model=64
+expect 2 'run/task = "language_model"' bash -c '"$KOKOMOE_PROGRAM" train -i deck.toml -d lm \
+  train/steps=1 && "$KOKOMOE_PROGRAM" train -i rte.toml -d bad model/from=lm'
+expect 2 'the tokenizer is that of model/from' \
+  kokomoe validate -i rte.toml model/from=whole data/vocabulary=500
+expect 2 'no column "question": there are "index", "sentence1"' \
+  kokomoe train -i rte.toml -d bad data/format=qnli model/from=whole
+sed '7s/[a-z_]*$/perhaps/' train.tsv >odd.tsv
+expect 2 'odd.tsv:7: error: label "perhaps" is none of "not_entailment", "entailment"' \
+  kokomoe train -i rte.toml -d bad data/train=odd.tsv model/from=whole
+expect 2 'data/sequence_length.*exceeds model/max_length' \
+  kokomoe validate -i electra.toml data/sequence_length=128
+expect 2 'wants a language model' kokomoe generate -r whole --prompt ka
+[[ ! -e bad/metrics.jsonl ]] || fail "a run of nothing began"
+
+# The small tasks that scripts/data_glue_form.sh makes have these forms.
+mkdir kjv
+"$KOKOMOE_PYTHON" - <<'PY'
+import random
+draw = random.Random(3)
+words = "and the lord said unto him go forth thou shalt king of Israel came with sword".split()
+for part, chapters in (("train", 24), ("heldout", 8)):
+    with open(f"kjv/{part}.txt", "w") as file:
+        for n in range(chapters):
+            book = ("Genesis", "Exodus", "Joshua", "1 Samuel")[n % 4]
+            verses = [" ".join(draw.choice(words) for _ in range(10)) for _ in range(20)]
+            file.write(("\n" if n else "") + f"{book} {n}\n" + "\n".join(verses) + "\n")
+PY
+"$KOKOMOE_PYTHON" "$KOKOMOE_SOURCE_DIR/scripts/glue_form.py" kjv forms 2>forms.txt
+for task in swapped:cola book:sst2 next:rte kept:stsb; do
+  rows="$(wc -l <"forms/${task%:*}/train.tsv")"
+  [[ $task == swapped:* ]] || rows=$((rows - 1))
+  expect 0 "\b$rows (sentences|pairs) in" \
+    kokomoe train -i rte.toml -d "${task%:*}" data/format="${task#*:}" train/steps=1 \
+    data/train="forms/${task%:*}/train.tsv" data/heldout="forms/${task%:*}/test.tsv" \
+    data/tokenizer=bytes model/max_length=160
+done

@@ -1,0 +1,163 @@
+// SPDX-FileCopyrightText: Kokomoe authors
+// SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/core/error.hpp"
+#include "support/catch.hpp"
+#include "support/host_arrays.hpp"
+#include "support/tiny_sentences.hpp"
+
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+using namespace kokomoe;
+using namespace kokomoe::test;
+
+namespace {
+
+std::map<std::string, double> figures_of(const Evaluation& evaluation) {
+  return {evaluation.figures.begin(), evaluation.figures.end()};
+}
+
+template <class T>
+std::vector<T> values_of(const ParameterStore<T>& store, const std::string& name) {
+  return on_host(store.value_vector(store.find(name)));
+}
+
+/// The same updates, in one micro-batch and in several.
+template <class Make>
+void check_micro_batches(const Make& make) {
+  const auto whole = make("train/accumulate=1"), parts = make("train/accumulate=3");
+  for (std::int64_t step = 0; step < 3; ++step) {
+    const UpdateReport &a = whole->update(step), &b = parts->update(step);
+    INFO("step " << step);
+    CHECK(std::abs(a.task_loss - b.task_loss) < 1e-11 * a.task_loss);
+    CHECK(std::abs(a.grad_norm - b.grad_norm) < 1e-10 * a.grad_norm);
+    CHECK(a.tokens == b.tokens);
+    CHECK(a.flops == b.flops);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("ELECTRA learns what may stand where", "[encoder_tasks]") {
+  const TinySentences data;
+  const auto model = data.electra<float>(
+      {"train/batch_tokens=2048", "model/positions=rotary", "model/post_norm=false"});
+  const Evaluation before = model->evaluate_heldout();
+  for (std::int64_t step = 0; step < 500; ++step) model->update(step);
+  const auto after = figures_of(model->evaluate_heldout());
+  // The generator guesses one of 259 at first. Letters and spaces take turns, so half of them are
+  // known from the place alone, and most letters from their neighbour.
+  CHECK(std::abs(figures_of(before)["generator_loss"] - std::log(259.0)) < 0.3);
+  CHECK(after.at("generator_accuracy") > 0.6);
+  // A generator that is wrong gives itself away: more is told right than by telling none.
+  CHECK(after.at("found") > 0.3);
+  CHECK(after.at("discriminator_accuracy") > 1 - after.at("replaced") + 0.01);
+  // The same windows, the same masks, the same draws.
+  CHECK(figures_of(model->evaluate_heldout()) == after);
+}
+
+TEST_CASE("micro-batches of masked text sum to the whole update", "[encoder_tasks]") {
+  const TinySentences data;
+  check_micro_batches([&](const std::string& accumulate) {
+    return data.electra<double>({"moe/router=switch", "moe/balance=0", "model/dropout=0.1",
+                                 "train/batch_tokens=320", accumulate});
+  });
+}
+
+TEST_CASE("micro-batches of sentences sum to the whole update", "[encoder_tasks]") {
+  const TinySentences data;
+  for (const char* table : {"classes", "numbers"})
+    check_micro_batches([&](const std::string& accumulate) {
+      return data.sentences<double>(
+          table, {"moe/router=switch", "moe/balance=0", "train/batch_sentences=10",
+                  "model/head_dropout=0.2", accumulate});
+    });
+}
+
+TEST_CASE("sentences: classes and numbers are learnt", "[encoder_tasks]") {
+  const TinySentences data;
+  const std::vector<std::string> overrides = {"model/positions=rotary", "model/post_norm=false"};
+  const auto classes = data.sentences<float>("classes", overrides);
+  for (std::int64_t step = 0; step < 500; ++step) classes->update(step);
+  const Evaluation told = classes->evaluate_heldout();
+  CHECK(told.tokens == 100);
+  // Some exchanges keep the rule, so that not all can be told.
+  CHECK(figures_of(told)["accuracy"] > 0.7);
+  CHECK(figures_of(told)["matthews"] > 0.4);
+  CHECK(figures_of(told).count("f1") == 1);
+
+  const auto numbers = data.sentences<float>("numbers", overrides);
+  for (std::int64_t step = 0; step < 300; ++step) numbers->update(step);
+  CHECK(figures_of(numbers->evaluate_heldout())["pearson"] > 0.9);
+  CHECK(figures_of(numbers->evaluate_heldout())["spearman"] > 0.8);
+}
+
+TEST_CASE("predictions do not depend on company", "[encoder_tasks]") {
+  const TinySentences data;
+  const auto model = data.sentences<double>("classes");
+  for (std::int64_t step = 0; step < 3; ++step) model->update(step);
+  SentenceTable table, one;
+  table.first = {"ba de fi go", "hu", "ky ba fi de go hu ky ba", "ba"};
+  table.labels = {0, 1, 1, 0};
+  const auto tokenizer = make_tokenizer_from("bytes", "");
+  const std::vector<double> all = model->predict(SentenceCorpus(table, *tokenizer));
+  REQUIRE(all.size() == 8);
+  for (std::size_t i = 0; i < 4; ++i) {
+    one.first = {table.first[i]};
+    one.labels = {table.labels[i]};
+    const std::vector<double> alone = model->predict(SentenceCorpus(one, *tokenizer));
+    for (std::size_t c = 0; c < 2; ++c) CHECK(std::abs(alone[c] - all[2 * i + c]) < 1e-12);
+  }
+}
+
+TEST_CASE("fine-tuning begins with the pre-trained encoder", "[encoder_tasks]") {
+  const TinySentences data;
+  const auto before = data.electra<float>();
+  for (std::int64_t step = 0; step < 3; ++step) before->update(step);
+  const auto model = data.sentences<float>("classes", {"run/seed=5"});
+  const std::string embedding = "embedding.weight",
+                    experts = "discriminator.encoder.0.moe.experts.w1",
+                    head = "sentence.dense.weight";
+  const auto head_before = values_of(model->store(), head);
+  CHECK(values_of(model->store(), embedding) != values_of(before->store(), embedding));
+  model->begin_with(before->store());
+  for (const std::string& name : {embedding, experts})
+    CHECK(values_of(model->store(), name) == values_of(before->store(), name));
+  CHECK(values_of(model->store(), head) == head_before);
+
+  const auto wider = data.sentences<float>("classes", {"model/d_hidden=64"});
+  CHECK(message_of<InputError>([&] {
+          wider->begin_with(before->store());
+        }).find("model/from: tensor \"discriminator.encoder.0.moe.experts") == 0);
+  const auto deeper = data.sentences<float>("classes", {"model/layers=3"});
+  CHECK(message_of<InputError>([&] {
+          deeper->begin_with(before->store());
+        }).find("no tensor \"discriminator.encoder.2.") != std::string::npos);
+}
+
+TEST_CASE("decks of encoders refuse what cannot be", "[encoder_tasks]") {
+  const TinySentences data;
+  const auto electra = [&](const std::string& set) {
+    return message_of<InputError>([&] { data.electra_config({set}); });
+  };
+  const auto sentences = [&](const std::vector<std::string>& set) {
+    return message_of<InputError>([&] { data.sentence_config("classes", set); });
+  };
+  const auto says = [](const std::string& message, const std::string& part) {
+    INFO(message);
+    return message.find(part) != std::string::npos;
+  };
+  CHECK(says(electra("data/sequence_length=64"), "exceeds model/max_length = 40"));
+  CHECK(says(electra("train/batch_tokens=100"), "multiple of data/sequence_length = 32"));
+  CHECK(says(electra("train/label_smoothing=0.1"), "leave it at 0"));
+  CHECK(says(electra("parallel/deterministic=layout"), "language_model"));
+  CHECK(says(electra("model/heads=3"), "model/heads"));
+  CHECK(says(sentences({"data/max_length=41"}), "exceeds model/max_length = 40"));
+  CHECK(says(sentences({"data/labels=yes"}), "one class is nothing to tell"));
+  CHECK(says(sentences({"data/format=rte"}), "data/format = \"rte\" says it"));
+  CHECK(says(sentences({"train/batch_sentences=2", "train/accumulate=3"}), "micro-batches"));
+  CHECK(says(sentences({"train/batch_tokens=2"}), "unknown key \"train/batch_tokens\""));
+  CHECK(says(sentences({"model/from=somewhere"}), "the tokenizer is that of model/from"));
+}
