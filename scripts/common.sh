@@ -29,3 +29,28 @@ kokomoe_python() {
 have_sha256() { # file, sum
   [[ -f "$1" ]] && [[ "$(sha256sum "$1" | cut -d' ' -f1)" == "$2" ]]
 }
+
+# What trains: packages, Kokkos, the program of the openmp preset, which becomes $program.
+build_program() {
+  cd "$kokomoe_root"
+  export OMP_PROC_BIND="${OMP_PROC_BIND:-spread}" OMP_PLACES="${OMP_PLACES:-cores}"
+  stage "packages"
+  scripts/install_packages.sh
+  stage "Kokkos and Kokkos Kernels"
+  note "$(scripts/build_deps.sh openmp | tail -n 1)"
+  stage "build"
+  cmake --preset openmp >&2
+  cmake --build build/openmp --parallel "$kokomoe_jobs" --target kokomoe >&2
+  program=build/openmp/bin/kokomoe
+}
+
+# train_or_go_on DECK RUN [OVERRIDE...]: ends the script with 75 when something stopped it.
+train_or_go_on() {
+  local deck="$1" run="$2" resume=() status=0
+  shift 2
+  [[ ! -d "$run" ]] || resume=(-r last)
+  # shellcheck disable=SC2086
+  ${launcher:-} "$program" train -i "$deck" -d "$run" "${resume[@]}" "$@" || status=$?
+  ((status != 75)) || note "stopped after saving: run this script again to go on"
+  ((status == 0)) || exit "$status"
+}

@@ -60,11 +60,13 @@ void add_validate(CLI::App& program, Action& action) {
   struct Options {
     std::string deck;
     std::vector<std::string> overrides;
+    bool data = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      program.add_subcommand("validate", "check a deck and that its files are there: exit 0 or 2");
+  CLI::App* command = program.add_subcommand("validate", "check a deck: exit 0 or 2");
   command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
+  command->add_flag("--data", options->data,
+                    "its data files have to be there too; else a note says which are not");
   command->add_option("overrides", options->overrides, "section/key=value ...");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
@@ -73,7 +75,12 @@ void add_validate(CLI::App& program, Action& action) {
       const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
       note_schedule(task->config(), notes);
       note_idle_settings(deck, notes);
-      require_data_files(deck, DataUse::training, false, communicator);
+      try {
+        require_data_files(deck, DataUse::training, false, communicator);
+      } catch (const InputError& error) {
+        if (options->data) throw;
+        notes.push_back(std::string(error.what()) + "\ntrain will refuse to begin without it");
+      }
       run_on_root(communicator, [&] { task->rehearse(deck, DataUse::training); });
       if (communicator.is_root())
         for (const std::string& note : notes) std::cout << "note: " << note << std::endl;

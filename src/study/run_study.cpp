@@ -49,7 +49,11 @@ std::vector<std::string> overrides_of(const StudyConfig& config, const StudyVari
                                       std::int64_t seed) {
   std::vector<std::string> all = config.overrides;
   all.insert(all.end(), variant.overrides.begin(), variant.overrides.end());
-  all.push_back("run/seed=" + std::to_string(seed));
+  const std::string mark = "{seed}", number = std::to_string(seed);
+  for (std::string& text : all)
+    for (auto at = text.find(mark); at != text.npos; at = text.find(mark, at + number.size()))
+      text.replace(at, mark.size(), number);
+  all.push_back("run/seed=" + number);
   return all;
 }
 
@@ -120,13 +124,14 @@ Schema study_schema() {
   Schema schema;
   schema.add(KeySpec::text("study/title", "", "above the table"))
       .add(KeySpec::text("study/deck", "", "that all variants change").required())
-      .add(KeySpec::list("study/overrides", {}, "section/key=value for all variants"))
+      .add(KeySpec::list("study/overrides", {}, "section/key=value for all variants; {seed} is a run's seed"))
       .add(KeySpec::list("study/variants", {}, "\"NAME: section/key=value ...\" each").required())
       .add(KeySpec::numbers("study/seeds", {1, 2, 3, 4, 5}, "run/seed of each variant's runs")
                .range(0, 1099511627775.0))
       .add(KeySpec::text("study/reference", "", "variant to compare with; empty = the first"))
       .add(KeySpec::text("study/figure", "eval_loss",
-                         "of evaluations, the smaller the better: eval_loss, bits_per_byte, ..."));
+                         "of evaluations: eval_loss, bits_per_byte, accuracy, ..."))
+      .add(KeySpec::boolean("study/larger_is_better", false, "of the figure"));
   return schema;
 }
 
@@ -136,6 +141,7 @@ StudyConfig read_study_deck(const Deck& deck) {
   config.deck = deck.text("study/deck");
   config.overrides = deck.list("study/overrides");
   config.figure = deck.text("study/figure");
+  config.larger_is_better = deck.boolean("study/larger_is_better");
   std::set<std::string> names;
   for (const std::string& text : deck.list("study/variants")) {
     config.variants.push_back(read_variant(deck, text));
@@ -219,9 +225,11 @@ bool run_study(const StudyConfig& config, const StudyOptions& options,
   return true;
 }
 
-std::pair<double, double> first_reach(const std::vector<StudyPoint>& curve, double target) {
+std::pair<double, double> first_reach(const std::vector<StudyPoint>& curve, double target,
+                                      bool larger_is_better) {
+  const double sign = larger_is_better ? -1 : 1;
   for (std::size_t i = 0; i < curve.size(); ++i) {
-    if (!(curve[i].value <= target)) continue;
+    if (!(sign * curve[i].value <= sign * target)) continue;
     const double step = static_cast<double>(curve[i].step);
     if (i == 0 || !std::isfinite(curve[i - 1].value)) return {step, curve[i].seconds};
     const StudyPoint& before = curve[i - 1];
@@ -263,8 +271,9 @@ StudyReport summarise_study(const StudyConfig& config, const std::string& folder
       differences.push_back(row.runs[i].curve.back().value - reference->runs[i].curve.back().value);
       // To where the reference itself comes with this seed, at its end.
       const double goal = reference->runs[i].curve.back().value;
-      const auto [step, second] = first_reach(row.runs[i].curve, goal);
-      const auto [own_step, own_second] = first_reach(reference->runs[i].curve, goal);
+      const auto [step, second] = first_reach(row.runs[i].curve, goal, config.larger_is_better);
+      const auto [own_step, own_second] =
+          first_reach(reference->runs[i].curve, goal, config.larger_is_better);
       if (std::isnan(step)) continue;
       ++row.reached;
       step_ratios.push_back(own_step / step);

@@ -32,7 +32,7 @@ expect 0 'note: moe/mask_eps is not used' \
 expect 0 'note: optimizer/warmup = 6 takes all of train/steps = 6' \
   kokomoe validate -i deck.toml optimizer/warmup=6
 expect 2 '"data/heldout": nothing.txt: file not found' \
-  kokomoe validate -i deck.toml data/heldout=nothing.txt
+  kokomoe validate --data -i deck.toml data/heldout=nothing.txt
 
 # Files.
 expect 2 'nothing.txt' kokomoe train -i deck.toml -d never 'data/train=["nothing.txt"]'

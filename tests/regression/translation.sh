@@ -136,7 +136,8 @@ head -n 299 train.b >short.b
 expect 2 'train.a" has 300 lines, "short.b" has 299' \
   kokomoe train -i pairs.toml -d short data/train_target=short.b
 [[ ! -e short/metrics.jsonl ]] || fail "a run of nothing began"
-expect 2 'data/train_source.*nothere' kokomoe validate -i pairs.toml data/train_source=nothere
+expect 2 'data/train_source.*nothere' kokomoe validate --data -i pairs.toml data/train_source=nothere
+expect 0 'note: .*nothere' kokomoe validate -i pairs.toml data/train_source=nothere
 expect 2 'data/heldout_target' kokomoe validate -i pairs.toml 'data/heldout_target=[]'
 expect 2 'wants a language model' kokomoe generate -r whole --prompt ka
 expect 2 'run/task' kokomoe plan -i pairs.toml

@@ -16,7 +16,7 @@ namespace kokomoe {
 /// One way to train: overrides on top of the study's deck.
 struct StudyVariant {
   std::string name;
-  std::vector<std::string> overrides;
+  std::vector<std::string> overrides;  ///< "{seed}" in them is each run's
 };
 
 /// What a study's deck says: variants of one deck, each trained with every seed.
@@ -27,7 +27,8 @@ struct StudyConfig {
   std::vector<StudyVariant> variants;
   std::vector<std::int64_t> seeds;
   std::string reference;  ///< the variant that others are compared with
-  std::string figure;     ///< of evaluation rows, smaller being better
+  std::string figure;     ///< of evaluation rows
+  bool larger_is_better = false;
 };
 
 Schema study_schema();
@@ -87,9 +88,10 @@ bool run_study(const StudyConfig& config, const StudyOptions& options,
 /// What the runs in `folder` say, all being done. On the root. InputError naming what is missing.
 StudyReport summarise_study(const StudyConfig& config, const std::string& folder);
 
-/// The first step (interpolated between evaluations) at which `curve` is at most `target`, and the
-/// seconds until then; {NaN, NaN} when it is never.
-std::pair<double, double> first_reach(const std::vector<StudyPoint>& curve, double target);
+/// The first step (interpolated between evaluations) at which `curve` is at most `target`, or at
+/// least if `larger_is_better`, and the seconds until then; {NaN, NaN} when it is never.
+std::pair<double, double> first_reach(const std::vector<StudyPoint>& curve, double target,
+                                      bool larger_is_better = false);
 
 /// The mean of a variant's runs at each evaluation that all of them have.
 struct StudyCurve {

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: Kokomoe authors
+# SPDX-License-Identifier: BSD-3-Clause
+
+# From a bare Debian to an English-German translator with experts: packages, Kokkos, build, pairs from
+# Debian's documentation, training (inputs/translation/documentation.toml), the mean of the last
+# checkpoints, the test set's translation, and its BLEU and chrF beside those of three simple translators.
+# What is done is not done twice.
+#
+#   scripts/translation.sh [RANKS]     with RANKS > 1 training runs under mpirun
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+run=runs/en_de
+build_program
+stage "pairs"
+scripts/data_en_de.sh
+stage "training"
+ranks="${1:-1}"
+launcher=
+if ((ranks > 1)); then
+  launcher="mpirun --allow-run-as-root --oversubscribe --bind-to none -n $ranks"
+  export OMP_PROC_BIND=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+fi
+train_or_go_on inputs/translation/documentation.toml "$run"
+stage "the mean of the last checkpoints"
+[[ -d "$run/mean" ]] || "$program" average "$run" --last 5 -d "$run/mean"
+stage "translation of the test set"
+[[ -s "$run/test.de" ]] || {
+  "$program" translate -r "$run/mean" --input data/en_de/test.en >"$run/test.de.part"
+  mv "$run/test.de.part" "$run/test.de"
+}
+stage "simple translators"
+[[ -s "$run/baselines.json" ]] || "$(kokomoe_python)" scripts/translation_baselines.py data/en_de \
+  --program "$program" --json "$run/baselines.json" >&2
+"$program" score --reference data/en_de/test.de --hypothesis "$run/test.de" --json "$run/score.json"
+"$(kokomoe_python)" - "$run/score.json" "$run/baselines.json" <<'PYTHON'
+import json
+import sys
+
+model, baselines = (json.load(open(name, encoding="utf-8")) for name in sys.argv[1:])
+better = True
+for name, figures in baselines.items():
+    bleu, chrf = model["bleu"] - figures["bleu"], model["chrf"] - figures["chrf"]
+    print(f"above {name}: {bleu:+.2f} BLEU, {chrf:+.2f} chrF")
+    better = better and bleu > 0 and chrf > 0
+sys.exit(0 if better else "a simple translator is as good")
+PYTHON
