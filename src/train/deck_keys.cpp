@@ -142,6 +142,10 @@ void add_training_keys(Schema& schema, const TrainingDefaults& defaults) {
                .range(1, 65536))
       .add(KeySpec::integer("train/eval_every", 0, "updates between evaluations; 0 = at the end")
                .range(0, 4294967295.0))
+      .add(KeySpec::integer("train/samples", 0,
+                            "texts that an evaluation writes to samples.jsonl: translations, "
+                            "continuations")
+               .range(0, 1000))
       .add(KeySpec::text("train/on_non_finite", "stop",
                          "when loss or gradient is NaN or infinite; skip = leave the update out, "
                          "ten in a row at most")
@@ -259,6 +263,7 @@ void read_training(const Deck& deck, TrainConfig& config) {
   if (deck.known("train/batch_tokens")) config.batch_tokens = deck.integer("train/batch_tokens");
   config.accumulate = static_cast<int>(deck.integer("train/accumulate"));
   config.eval_every = deck.integer("train/eval_every");
+  config.samples = static_cast<int>(deck.integer("train/samples"));
   config.checkpoint_every = deck.integer("checkpoint/every");
   config.checkpoint_keep = static_cast<int>(deck.integer("checkpoint/keep"));
   config.parallel = read_parallel(deck);

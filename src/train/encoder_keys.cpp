@@ -53,6 +53,8 @@ void refuse_for_encoders(const Deck& deck, const TrainConfig& config) {
   if (config.layout_free)
     deck.refuse("parallel/deterministic",
                 "\"layout\" works with run/task = \"language_model\" alone");
+  if (config.samples > 0)
+    deck.refuse("train/samples", "run/task = " + deck.toml("run/task") + " writes no text");
   if (config.label_smoothing > 0)
     deck.refuse("train/label_smoothing",
                 "run/task = " + deck.toml("run/task") + " has losses without it: leave it at 0");

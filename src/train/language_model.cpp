@@ -38,8 +38,9 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config, const Communi
   if (corpus_)
     batches_.emplace(*corpus_, config_.seed, config_.batch_tokens, config_.sequence_length,
                      config_.accumulate);
-  if (heldout)
-    heldout_.emplace(std::move(*heldout), config_.sequence_length, config_.eval_stride,
+  heldout_corpus_ = std::move(heldout);
+  if (heldout_corpus_)
+    heldout_.emplace(*heldout_corpus_, config_.sequence_length, config_.eval_stride,
                      config_.batch_tokens / communicator.size(), communicator.size(),
                      config_.eval_tokens);
   this->allocate({{&model_.stack(), &host_batch_, 0}}, config_.model.moe, CrossEntropySums::width);
@@ -201,6 +202,24 @@ std::vector<int> LanguageModel<T>::generate(const std::vector<int>& prompt, int 
                              stream.uniform<double>(0, static_cast<std::uint32_t>(i), 0)));
   }
   return {ids.begin() + static_cast<std::ptrdiff_t>(prompt.size()), ids.end()};
+}
+
+template <class T>
+std::vector<Sample> LanguageModel<T>::samples(int count, const Tokenizer& tokenizer) {
+  constexpr int prompt_tokens = 16, tokens = 64;
+  constexpr double temperature = 0.8;
+  std::vector<Sample> samples;
+  const auto size = static_cast<std::int64_t>(heldout_corpus_->size());
+  std::vector<int> prompt(static_cast<std::size_t>(std::min<std::int64_t>(prompt_tokens, size)));
+  for (int i = 0; i < count; ++i) {
+    const std::int64_t places = size - static_cast<std::int64_t>(prompt.size());
+    heldout_corpus_->copy(static_cast<std::size_t>(places * i / count), prompt.size(),
+                          prompt.data());
+    const std::vector<int> ids =
+        generate(prompt, tokens, temperature, 0, config_.seed + static_cast<std::uint64_t>(i));
+    samples.push_back({tokenizer.decode(ids), tokenizer.decode(prompt), ""});
+  }
+  return samples;
 }
 
 template class LanguageModel<float>;

@@ -3,6 +3,7 @@
 #include "kokomoe/train/language_model_deck.hpp"
 
 #include "kokomoe/core/error.hpp"
+#include "kokomoe/train/rehearsal.hpp"
 #include "train/deck_keys.hpp"
 
 namespace kokomoe {
@@ -104,6 +105,9 @@ LanguageModelConfig read_language_model_deck(const Deck& deck, std::vector<std::
     deck.refuse("data/eval_stride",
                 "exceeds data/sequence_length = " + std::to_string(config.sequence_length));
   model.max_length = config.sequence_length;
+  if (config.samples > 0 && looks_ahead(config))
+    deck.refuse("train/samples",
+                "this model's outputs depend on later tokens, which nobody has written yet");
   if (config.layout_free)
     detail::check_layout_free(deck, model.moe, model.moe_every,
                               config.batch_tokens / config.sequence_length);

@@ -255,6 +255,11 @@ bool Trainer<T>::check_finite(UpdateReport& report) {
 }
 
 template <class T>
+std::vector<Sample> Trainer<T>::samples(int, const Tokenizer&) {
+  return {};
+}
+
+template <class T>
 std::size_t Trainer<T>::peak_bytes() const {
   return store_.bytes() + saved_.capacity() + scratch_.capacity();
 }

@@ -72,6 +72,7 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck, 
     replace_file(folder_ + "/effective.toml", deck.effective());
     write_machine();
     JsonLines::truncate_after(folder_ + "/metrics.jsonl", step_);
+    JsonLines::truncate_after(folder_ + "/samples.jsonl", step_);
     metrics_ = JsonLines(folder_ + "/metrics.jsonl");
   });
   go_back();
@@ -313,8 +314,25 @@ bool TrainingLoop<T>::evaluate(const UpdateReport& update) {
   }
   if (improved) line += " (best)";
   progress_.say(line);
+  if (config_.samples > 0) write_samples();
   reserve_->evaluation_took(clock.lap());
   return improved;
+}
+
+/// What is lost here is no reason to end a run.
+template <class T>
+void TrainingLoop<T>::write_samples() {
+  const std::vector<Sample> samples = model_->samples(config_.samples, *tokenizer_);
+  if (!communicator_.is_root()) return;
+  std::ofstream file(folder_ + "/samples.jsonl", std::ios::app);
+  for (const Sample& sample : samples) {
+    nlohmann::json row = {{"step", step_}, {"text", sample.text}, {"source", sample.source}};
+    if (!sample.reference.empty()) row["reference"] = sample.reference;
+    file << row.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  }
+  file.flush();
+  if (!file)
+    progress_.say("warning: samples are lost: " + folder_ + "/samples.jsonl cannot be written");
 }
 
 /// Seconds, or 0 when the save failed and the run may go on without. `must`: it may not.

@@ -42,6 +42,7 @@ class TrainingLoop {
   void resume(const std::string& checkpoint, bool changed_data);
   void write_metrics(const UpdateReport& report, double seconds);
   bool evaluates_after(std::int64_t step) const;
+  void write_samples();
   bool evaluate(const UpdateReport& update);
   void write_machine() const;
   void go_back();

@@ -153,23 +153,46 @@ std::vector<Hypothesis> Translation<T>::translate(const std::vector<std::vector<
 }
 
 template <class T>
+std::vector<int> Translation<T>::heldout_source(std::int64_t pair) const {
+  std::vector<int> line(static_cast<std::size_t>(heldout_corpus_->source_length(pair)));
+  heldout_corpus_->copy_source(pair, line.data());
+  line.resize(std::min(line.size(), static_cast<std::size_t>(max_source())));
+  return line;
+}
+
+template <class T>
+std::vector<int> Translation<T>::heldout_target(std::int64_t pair) const {
+  std::vector<int> line(static_cast<std::size_t>(heldout_corpus_->target_length(pair)));
+  heldout_corpus_->copy_target(pair, line.data());
+  return line;
+}
+
+template <class T>
 void Translation<T>::score_translations(Evaluation& evaluation) {
-  std::vector<std::vector<int>> sources(static_cast<std::size_t>(heldout_corpus_->size()));
+  std::vector<std::vector<int>> sources;
   std::vector<std::string> references, hypotheses;
-  std::vector<int> line;
-  for (std::size_t i = 0; i < sources.size(); ++i) {
-    const auto pair = static_cast<std::int64_t>(i);
-    sources[i].resize(static_cast<std::size_t>(heldout_corpus_->source_length(pair)));
-    heldout_corpus_->copy_source(pair, sources[i].data());
-    sources[i].resize(std::min(sources[i].size(), static_cast<std::size_t>(max_source())));
-    line.resize(static_cast<std::size_t>(heldout_corpus_->target_length(pair)));
-    heldout_corpus_->copy_target(pair, line.data());
-    references.push_back(tokenizer_->decode(line));
+  for (std::int64_t pair = 0; pair < heldout_corpus_->size(); ++pair) {
+    sources.push_back(heldout_source(pair));
+    references.push_back(tokenizer_->decode(heldout_target(pair)));
   }
   for (const Hypothesis& best : translate(sources))
     hypotheses.push_back(tokenizer_->decode(best.tokens));
   evaluation.figures.emplace_back("bleu", bleu(hypotheses, references).score);
   evaluation.figures.emplace_back("chrf", chrf(hypotheses, references));
+}
+
+template <class T>
+std::vector<Sample> Translation<T>::samples(int count, const Tokenizer& tokenizer) {
+  std::vector<std::vector<int>> sources;
+  const std::int64_t pairs = std::min<std::int64_t>(count, heldout_corpus_->size());
+  for (std::int64_t pair = 0; pair < pairs; ++pair) sources.push_back(heldout_source(pair));
+  std::vector<Sample> samples;
+  for (const Hypothesis& best : translate(sources)) {
+    const std::size_t pair = samples.size();
+    samples.push_back({tokenizer.decode(best.tokens), tokenizer.decode(sources[pair]),
+                       tokenizer.decode(heldout_target(static_cast<std::int64_t>(pair)))});
+  }
+  return samples;
 }
 
 template <class T>

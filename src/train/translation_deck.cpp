@@ -81,6 +81,10 @@ TranslationConfig read_translation_deck(const Deck& deck, std::vector<std::strin
     deck.refuse("moe/routing_group",
                 "sentences have no common length to cut into groups: leave it at 0, each sentence");
 
+  if (config.samples > 0 && model.moe_every != 0 && looks_at_groups(model.moe))
+    deck.refuse("train/samples",
+                "this model's outputs depend on later tokens, which nobody has written yet");
+
   config.beam = static_cast<int>(deck.integer("search/beam"));
   config.length_penalty = deck.real("search/length_penalty");
   config.extra_length = static_cast<int>(deck.integer("search/extra_length"));

@@ -109,6 +109,24 @@ cmp one.txt two.txt
 [[ $(wc -l <one.txt) == 2 ]] || fail "two prompts gave $(wc -l <one.txt) lines"
 grep -q '^The router' one.txt || fail "the prompt is not repeated"
 
+# Samples: continuations of held-out text at each evaluation, once each when a run is stopped and goes on,
+# valid JSON whatever bytes a model writes.
+expect 0 'done: 4 steps' kokomoe train -i deck.toml -d sampled train/steps=4 train/eval_every=2 train/samples=2
+expect 75 'stopped at step 1' kokomoe train -i deck.toml -d sampled_part train/steps=4 \
+  train/eval_every=2 train/samples=2 -t 00:00:01
+echo '{"step": 3, "text": "of a step that was lost", "source": ""}' >>sampled_part/samples.jsonl
+expect 0 'done: 4 steps' kokomoe train -d sampled_part -r last
+cmp sampled/samples.jsonl sampled_part/samples.jsonl || fail "samples differ after a stop"
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+rows = [json.loads(line) for line in open("sampled/samples.jsonl", encoding="utf-8")]
+assert [row["step"] for row in rows] == [2, 2, 4, 4], rows
+assert rows[0]["source"] == rows[2]["source"] == open("heldout.txt").read()[:15], rows
+assert all(row["text"] for row in rows)
+PY
+expect 2 'train/samples.*depend on later tokens' kokomoe validate -i deck.toml train/samples=1 \
+  moe/router=expert_choice moe/allow_future=true moe/balance=0
+
 expect 0 'arXiv 2310.00811' kokomoe routers
 kokomoe routers --json routers.json
 "$KOKOMOE_PYTHON" -c 'import json

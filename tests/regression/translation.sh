@@ -75,10 +75,18 @@ PY
 # A model that has learnt it: translations, a line each, in the order of the input; BLEU of eval is that
 # of score on what translate writes.
 expect 0 'done: 500 steps' kokomoe train -i pairs.toml -d learnt train/steps=500 moe/every=0 \
-  train/accumulate=1 train/eval_every=0 optimizer/learning_rate=6e-3 train/batch_tokens=512
+  train/accumulate=1 train/eval_every=0 optimizer/learning_rate=6e-3 train/batch_tokens=512 \
+  train/samples=2
 kokomoe translate -r learnt <held.a >held.out
 kokomoe translate -r learnt --input held.a >held.again
 cmp held.out held.again || fail "standard input and a file differ"
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+lines = lambda name: open(name).read().split("\n")
+rows = [json.loads(line) for line in open("learnt/samples.jsonl")]
+assert rows == [{"step": 500, "text": text, "source": source, "reference": reference} for
+                text, source, reference in zip(lines("held.out")[:2], lines("held.a"), lines("held.b"))], rows
+PY
 (($(wc -l <held.out) == 40)) || fail "$(wc -l <held.out) lines of 40"
 expect 0 'bleu' kokomoe eval -r learnt --json eval.json
 kokomoe score --reference held.b --hypothesis held.out --json score.json >/dev/null

@@ -34,6 +34,7 @@ class LanguageModel : public Trainer<T> {
   /// The mean loss over all windows, in evaluation mode. Collective.
   EvaluationReport evaluate(const EvalWindows& windows);
   Evaluation evaluate_heldout(bool thoroughly = false) override;
+  std::vector<Sample> samples(int count, const Tokenizer& tokenizer) override;
   double heldout_tokens() const override;
   std::string data_digest() const override;
   std::string data_summary() const override;
@@ -57,6 +58,7 @@ class LanguageModel : public Trainer<T> {
   DecoderLm<T> model_;
   std::optional<Corpus> corpus_;
   std::optional<LmBatches> batches_;
+  std::optional<Corpus> heldout_corpus_;
   std::optional<EvalWindows> heldout_;
   typename DecoderLm<T>::Saved state_;
   HostBatch host_batch_;

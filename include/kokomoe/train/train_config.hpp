@@ -29,6 +29,7 @@ struct TrainConfig {
   std::int64_t batch_tokens = 0;
   int accumulate = 1;
   std::int64_t eval_every = 0;
+  int samples = 0;  ///< texts that an evaluation writes
   std::int64_t checkpoint_every = 0;
   int checkpoint_keep = 2;
   ParallelOptions parallel;

@@ -40,6 +40,11 @@ struct Evaluation {
   std::int64_t bytes = 0;   ///< of text that they stand for; 0: not known
 };
 
+/// A text that a model wrote, what from, and what it might have written.
+struct Sample {
+  std::string text, source, reference;  ///< reference: "" where there is none
+};
+
 /// A model with everything that an update needs: parameters, arenas, batches. One update is: fill a
 /// batch, forward, loss, backward, for each micro-batch; then reduce, clip, AdamW. A task says how
 /// to fill, which losses there are and what an evaluation is; all else stands here.
@@ -56,9 +61,12 @@ class Trainer {
   /// skip_non_finite, says so in the report. The report is valid until the next update.
   const UpdateReport& update(std::int64_t step);
 
-  /// The held-out data, in evaluation mode. `thoroughly`: with what takes much longer than to read it
-  /// once, such as translating it. Collective.
+  /// The held-out data, in evaluation mode. `thoroughly`: with what takes much longer than to read
+  /// it once, such as translating it. Collective.
   virtual Evaluation evaluate_heldout(bool thoroughly = false) = 0;
+  /// Up to `count` texts from the first of the held-out data, the same each time but for the model.
+  /// None where a task writes no text. Collective.
+  virtual std::vector<Sample> samples(int count, const Tokenizer& tokenizer);
   /// Tokens that an evaluation reads; 0: there is nothing held out.
   virtual double heldout_tokens() const = 0;
   /// Of the training data, 16 hexadecimal digits.

@@ -36,6 +36,7 @@ class Translation : public Trainer<T> {
   /// Thoroughly: `bleu` and `chrf` too, of translations of every held-out line, one too long cut to
   /// what the model takes; on one rank with a tokenizer alone.
   Evaluation evaluate_heldout(bool thoroughly = false) override;
+  std::vector<Sample> samples(int count, const Tokenizer& tokenizer) override;
   double heldout_tokens() const override;
   std::string data_digest() const override;
   std::string data_summary() const override;
@@ -55,6 +56,9 @@ class Translation : public Trainer<T> {
   void pass(std::int64_t step, const Vector<double>& sums, const Matrix<double>& load) override;
   double task_loss(const double* sums) const override;
   void count_work();
+  /// A held-out pair's sides; the source is cut to what the model takes.
+  std::vector<int> heldout_source(std::int64_t pair) const;
+  std::vector<int> heldout_target(std::int64_t pair) const;
   void score_translations(Evaluation& evaluation);
 
   TranslationConfig config_;

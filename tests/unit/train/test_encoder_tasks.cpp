@@ -51,9 +51,10 @@ TEST_CASE("ELECTRA learns what may stand where", "[encoder_tasks]") {
   // known from the place alone, and most letters from their neighbour.
   CHECK(std::abs(figures_of(before)["generator_loss"] - std::log(259.0)) < 0.3);
   CHECK(after.at("generator_accuracy") > 0.6);
-  // A generator that is wrong gives itself away: more is told right than by telling none.
-  CHECK(after.at("found") > 0.3);
-  CHECK(after.at("discriminator_accuracy") > 1 - after.at("replaced") + 0.01);
+  // A generator that is wrong gives itself away: of the tokens that telling none would miss, some
+  // are told, and fewer of the others are told by mistake.
+  CHECK(after.at("found") > 0.25);
+  CHECK(1 - after.at("discriminator_accuracy") < 0.85 * after.at("replaced"));
   // The same windows, the same masks, the same draws.
   CHECK(figures_of(model->evaluate_heldout()) == after);
 }
