@@ -4,6 +4,8 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parallel/agree.hpp"
+#include "kokomoe/study/fidelity.hpp"
+#include "kokomoe/study/run_study.hpp"
 #include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/run_control.hpp"
@@ -13,6 +15,44 @@
 #include <memory>
 
 namespace kokomoe::app {
+
+namespace {
+
+/// Decks that `study` and `fidelity` take; false for those of `train`.
+bool validate_other(const std::string& path, const std::vector<std::string>& overrides,
+                    std::vector<std::string>& notes) {
+  if (Deck::file_has(path, "study")) {
+    const StudyConfig config = read_study_deck(Deck::load(path, study_schema(), overrides));
+    notes.push_back("a deck for kokomoe study: " + std::to_string(config.variants.size()) +
+                    " variants, " + std::to_string(config.seeds.size()) + " seeds");
+    return true;
+  }
+  if (Deck::file_has(path, "fidelity") || Deck::file_has(path, "planted")) {
+    read_fidelity_deck(Deck::load(path, fidelity_schema(), overrides));
+    notes.push_back("a deck for kokomoe fidelity");
+    return true;
+  }
+  return false;
+}
+
+/// Decks that `train` takes.
+void validate_training(const std::string& path, const std::vector<std::string>& overrides,
+                       bool data, const Communicator& communicator,
+                       std::vector<std::string>& notes) {
+  const Deck deck = load_deck(path, overrides);
+  const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
+  note_schedule(task->config(), notes);
+  note_idle_settings(deck, notes);
+  try {
+    require_data_files(deck, DataUse::training, false, communicator);
+  } catch (const InputError& error) {
+    if (data) throw;
+    notes.push_back(std::string(error.what()) + "\ntrain will refuse to begin without it");
+  }
+  run_on_root(communicator, [&] { task->rehearse(deck, DataUse::training); });
+}
+
+}  // namespace
 
 void add_train(CLI::App& program, Action& action) {
   struct Options {
@@ -63,7 +103,8 @@ void add_validate(CLI::App& program, Action& action) {
     bool data = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = program.add_subcommand("validate", "check a deck: exit 0 or 2");
+  CLI::App* command =
+      program.add_subcommand("validate", "check a deck, of a study too: exit 0 or 2");
   command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
   command->add_flag("--data", options->data,
                     "its data files have to be there too; else a note says which are not");
@@ -71,17 +112,8 @@ void add_validate(CLI::App& program, Action& action) {
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
       std::vector<std::string> notes;
-      const Deck deck = load_deck(options->deck, options->overrides);
-      const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
-      note_schedule(task->config(), notes);
-      note_idle_settings(deck, notes);
-      try {
-        require_data_files(deck, DataUse::training, false, communicator);
-      } catch (const InputError& error) {
-        if (options->data) throw;
-        notes.push_back(std::string(error.what()) + "\ntrain will refuse to begin without it");
-      }
-      run_on_root(communicator, [&] { task->rehearse(deck, DataUse::training); });
+      if (!validate_other(options->deck, options->overrides, notes))
+        validate_training(options->deck, options->overrides, options->data, communicator, notes);
       if (communicator.is_root())
         for (const std::string& note : notes) std::cout << "note: " << note << std::endl;
       return done;

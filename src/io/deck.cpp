@@ -106,6 +106,20 @@ Deck Deck::parse(const std::string& text, const std::string& name, const Schema&
   return Deck(detail::check_deck(text, name, schema, overrides));
 }
 
+bool Deck::file_has(const std::string& path, const std::string& section) {
+  try {
+    const std::string text = detail::read_input_file(path, "deck", largest_deck);
+    const std::vector<detail::TomlItem> items = detail::read_toml(text, path);
+    return std::any_of(items.begin(), items.end(), [&](const detail::TomlItem& item) {
+      return item.kind == detail::TomlItem::Kind::table && item.path == section;
+    });
+  } catch (const InputError&) {
+    return false;
+  } catch (const detail::TomlSyntaxError&) {
+    return false;
+  }
+}
+
 std::int64_t Deck::integer(const std::string& key) const {
   return get<std::int64_t>(*state_, key);
 }

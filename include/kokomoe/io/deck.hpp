@@ -31,6 +31,10 @@ class Deck {
   static Deck parse(const std::string& text, const std::string& name, const Schema& schema,
                     const std::vector<std::string>& overrides = {});
 
+  /// True when the file has the section: whose schema a deck wants. False, too, where the file
+  /// cannot be read or is no TOML, which load() will say.
+  static bool file_has(const std::string& path, const std::string& section);
+
   /// The value of a key of this type; Error when the schema has none (a mistake in the program).
   std::int64_t integer(const std::string& key) const;
   double real(const std::string& key) const;
