@@ -44,6 +44,14 @@ build_program() {
   program=build/openmp/bin/kokomoe
 }
 
+# launcher_of RANKS: what starts a program on them, of one thread each unless OMP_NUM_THREADS says more;
+# nothing for one rank. Without binding, or all threads of a rank would share a core.
+launcher_of() {
+  ((${1} > 1)) || return 0
+  echo "env OMP_PROC_BIND=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}" \
+    "mpirun --allow-run-as-root --oversubscribe --bind-to none -n $1"
+}
+
 # train_or_go_on DECK RUN [OVERRIDE...]: ends the script with 75 when something stopped it.
 train_or_go_on() {
   local deck="$1" run="$2" resume=() status=0

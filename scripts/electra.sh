@@ -13,13 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 build_program
 stage "text and tasks"
 scripts/data_glue_form.sh
-ranks="${1:-1}"
-launcher=
-if ((ranks > 1)); then
-  launcher="mpirun --allow-run-as-root --oversubscribe --bind-to none -n $ranks"
-  export OMP_PROC_BIND=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-fi
 stage "pre-training"
+launcher="$(launcher_of "${1:-1}")"
 train_or_go_on inputs/electra/kjv.toml runs/electra
 launcher=
 for seed in 1 2 3; do

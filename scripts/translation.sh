@@ -16,12 +16,7 @@ build_program
 stage "pairs"
 scripts/data_en_de.sh
 stage "training"
-ranks="${1:-1}"
-launcher=
-if ((ranks > 1)); then
-  launcher="mpirun --allow-run-as-root --oversubscribe --bind-to none -n $ranks"
-  export OMP_PROC_BIND=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-fi
+launcher="$(launcher_of "${1:-1}")"
 train_or_go_on inputs/translation/documentation.toml "$run"
 stage "the mean of the last checkpoints"
 [[ -d "$run/mean" ]] || "$program" average "$run" --last 5 -d "$run/mean"
