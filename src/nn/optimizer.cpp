@@ -17,9 +17,10 @@ using Group = typename ParameterStore<T>::Group;
 
 template <class T>
 void adamw_range(const ExecutionSpace& space, const typename ParameterStore<T>::Buffer& buffer,
-                 std::size_t begin, std::size_t end, const AdamWConfig& config, double rate,
-                 double decay, double gradient_scale, std::int64_t update) {
-  if (begin == end) return;
+                 const typename ParameterStore<T>::Range& range, const AdamWConfig& config,
+                 double rate, double gradient_scale, std::int64_t update) {
+  rate *= range.rate;
+  const double decay = range.decay ? config.weight_decay : 0;
   const Vector<T> value = buffer.value, m = buffer.moment1, v = buffer.moment2;
   const Vector<const T> gradient = buffer.gradient;
   const double n = static_cast<double>(update);
@@ -30,7 +31,8 @@ void adamw_range(const ExecutionSpace& space, const typename ParameterStore<T>::
   const T epsilon = static_cast<T>(config.epsilon), scale = static_cast<T>(gradient_scale);
   const T keep = static_cast<T>(1 - rate * decay);
   Kokkos::parallel_for(
-      KOKOMOE_LABEL("nn::adamw"), Kokkos::RangePolicy<ExecutionSpace>(space, begin, end),
+      KOKOMOE_LABEL("nn::adamw"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, range.begin, range.end),
       KOKKOS_LAMBDA(const std::size_t i) {
         const T g = scale * gradient(i);
         m(i) = b1 * m(i) + c1 * g;
@@ -41,15 +43,16 @@ void adamw_range(const ExecutionSpace& space, const typename ParameterStore<T>::
 
 template <class T>
 void sgd_range(const ExecutionSpace& space, const typename ParameterStore<T>::Buffer& buffer,
-               std::size_t begin, std::size_t end, double momentum, double rate, double decay,
+               const typename ParameterStore<T>::Range& range, const SgdConfig& config, double rate,
                double gradient_scale) {
-  if (begin == end) return;
+  rate *= range.rate;
+  const double decay = range.decay ? config.weight_decay : 0;
   const Vector<T> value = buffer.value, m = buffer.moment1;
   const Vector<const T> gradient = buffer.gradient;
-  const T keep_m = static_cast<T>(momentum), step = static_cast<T>(rate);
+  const T keep_m = static_cast<T>(config.momentum), step = static_cast<T>(rate);
   const T scale = static_cast<T>(gradient_scale), keep = static_cast<T>(1 - rate * decay);
   Kokkos::parallel_for(
-      KOKOMOE_LABEL("nn::sgd"), Kokkos::RangePolicy<ExecutionSpace>(space, begin, end),
+      KOKOMOE_LABEL("nn::sgd"), Kokkos::RangePolicy<ExecutionSpace>(space, range.begin, range.end),
       KOKKOS_LAMBDA(const std::size_t i) {
         m(i) = keep_m * m(i) + scale * gradient(i);
         value(i) = keep * value(i) - step * m(i);
@@ -79,8 +82,8 @@ void reduce_gradients(const ExecutionSpace& space, const ExpertLayout& layout,
 }
 
 template <class T>
-double gradient_norm(const ExecutionSpace& space, Arena& scratch,
-                     const ParameterStore<T>& store, const Communicator& experts) {
+double gradient_norm(const ExecutionSpace& space, Arena& scratch, const ParameterStore<T>& store,
+                     const Communicator& experts) {
   if (store.sums_exactly()) return ordered_gradient_norm<T>(space, scratch, store, experts);
   constexpr std::size_t tile = 4096;
   ArenaScope scope(scratch);
@@ -126,10 +129,8 @@ void adamw_step(const ExecutionSpace& space, const AdamWConfig& config, double r
                 double gradient_scale, std::int64_t update, ParameterStore<T>& store) {
   for (const auto group : {Group<T>::replicated, Group<T>::expert}) {
     const auto& buffer = store.buffer(group);
-    adamw_range<T>(space, buffer, 0, buffer.decayed, config, rate, config.weight_decay,
-                   gradient_scale, update);
-    adamw_range<T>(space, buffer, buffer.decayed, buffer.trained, config, rate, 0.0,
-                   gradient_scale, update);
+    for (const auto& range : buffer.ranges)
+      adamw_range<T>(space, buffer, range, config, rate, gradient_scale, update);
   }
 }
 
@@ -138,10 +139,8 @@ void sgd_step(const ExecutionSpace& space, const SgdConfig& config, double rate,
               double gradient_scale, ParameterStore<T>& store) {
   for (const auto group : {Group<T>::replicated, Group<T>::expert}) {
     const auto& buffer = store.buffer(group);
-    sgd_range<T>(space, buffer, 0, buffer.decayed, config.momentum, rate, config.weight_decay,
-                 gradient_scale);
-    sgd_range<T>(space, buffer, buffer.decayed, buffer.trained, config.momentum, rate, 0.0,
-                 gradient_scale);
+    for (const auto& range : buffer.ranges)
+      sgd_range<T>(space, buffer, range, config, rate, gradient_scale);
   }
 }
 
@@ -156,9 +155,8 @@ double Schedule::rate(std::int64_t n) const {
   if (kind == Kind::inverse_sqrt) return peak * std::sqrt(std::max(warm, 1.0) / update);
   const double length = static_cast<double>(std::max<std::int64_t>(1, total - warmup));
   const double done = std::clamp((update - warm) / length, 0.0, 1.0);
-  const double left = kind == Kind::linear
-                          ? 1 - done
-                          : 0.5 * (1 + std::cos(3.14159265358979323846 * done));
+  const double left =
+      kind == Kind::linear ? 1 - done : 0.5 * (1 + std::cos(3.14159265358979323846 * done));
   return minimum + (peak - minimum) * left;
 }
 
@@ -171,14 +169,14 @@ Schedule::Kind parse_schedule(const std::string& name) {
                    "\": choose constant, inverse_sqrt, cosine or linear");
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                  \
-  template void reduce_gradients<T>(const ExecutionSpace&, const ExpertLayout&,                 \
-                                    ParameterStore<T>&);                                        \
-  template double gradient_norm<T>(const ExecutionSpace&, Arena&, const ParameterStore<T>&,     \
-                                   const Communicator&);                                        \
-  template void adamw_step<T>(const ExecutionSpace&, const AdamWConfig&, double, double,        \
+#define KOKOMOE_INSTANTIATE(T)                                                              \
+  template void reduce_gradients<T>(const ExecutionSpace&, const ExpertLayout&,             \
+                                    ParameterStore<T>&);                                    \
+  template double gradient_norm<T>(const ExecutionSpace&, Arena&, const ParameterStore<T>&, \
+                                   const Communicator&);                                    \
+  template void adamw_step<T>(const ExecutionSpace&, const AdamWConfig&, double, double,    \
                               std::int64_t, ParameterStore<T>&);                            \
-  template void sgd_step<T>(const ExecutionSpace&, const SgdConfig&, double, double,            \
+  template void sgd_step<T>(const ExecutionSpace&, const SgdConfig&, double, double,        \
                             ParameterStore<T>&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)

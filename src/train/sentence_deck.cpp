@@ -25,6 +25,10 @@ Schema sentence_schema(const std::string& router) {
   defaults.beta2 = 0.999;
   defaults.batch_tokens = nullptr;
   detail::add_training_keys(schema, defaults);
+  schema.add(KeySpec::real("optimizer/layer_decay", 1,
+                           "a layer's learning rate over that of the layer above, below the head; "
+                           "the embedding comes last")
+                 .range(0.01, 1));
   schema.add(KeySpec::integer("train/batch_sentences", 32, "sentences, or pairs, of an update")
                  .range(1, 16777215));
   schema
@@ -88,6 +92,7 @@ SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>
   config.sentences = static_cast<int>(deck.integer("train/batch_sentences"));
   config.max_length = static_cast<int>(deck.integer("data/max_length"));
   config.from = deck.text("model/from");
+  config.layer_decay = deck.real("optimizer/layer_decay");
   const int longest = config.model.encoder.max_length;
   if (config.max_length == 0) config.max_length = longest;
   if (config.train_files.empty()) deck.refuse("data/train", "names no file");

@@ -15,6 +15,7 @@
 #include "train/training_loop.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace kokomoe {
@@ -29,6 +30,17 @@ SentenceTaskConfig completed(SentenceTaskConfig config, int vocabulary) {
   model.vocabulary = vocabulary;
   detail::count_tokens_for_hash(model.moe, model.moe_every, vocabulary, {});
   return config;
+}
+
+/// The head keeps its rate; below it each layer has `decay` of the one above, the embedding last.
+template <class T>
+void decay_rates(ParameterStore<T>& store, int layers, double decay) {
+  const std::string encoder = "discriminator.encoder.";
+  store.scale_rate(encoder + "final_norm.*", decay);
+  for (int layer = 0; layer < layers; ++layer)
+    store.scale_rate(encoder + std::to_string(layer) + ".*", std::pow(decay, layers - layer));
+  store.scale_rate(encoder + "projection.*", std::pow(decay, layers + 1));
+  store.scale_rate("embedding.*", std::pow(decay, layers + 1));
 }
 
 std::string shape_text(const std::vector<std::size_t>& shape) {
@@ -61,6 +73,7 @@ SentenceTrainer<T>::SentenceTrainer(const SentenceTaskConfig& config, const Spec
   if (corpus_)
     batches_.emplace(*corpus_, special_, config_.seed, config_.sentences, config_.max_length,
                      config_.accumulate);
+  decay_rates(this->store(), config_.model.encoder.layers, config_.layer_decay);
   this->allocate({{&model_.encoder().stack(), &host_batch_.tokens}}, config_.moe(),
                  SentenceSums::width);
   if (corpus_) count_work();

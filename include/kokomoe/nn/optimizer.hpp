@@ -35,7 +35,8 @@ struct AdamWConfig {
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101): with g the gradient times `gradient_scale`,
 ///   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
 ///   p -= rate (m / (1 - b1^n) / (sqrt(v / (1 - b2^n)) + eps) + decay p),  n = update (from 1).
-/// One kernel for each group of slices of a buffer.
+/// A tensor's rate is `rate` times ParameterStore's factor for it. One kernel for each range of a
+/// buffer.
 template <class T>
 void adamw_step(const ExecutionSpace& space, const AdamWConfig& config, double rate,
                 double gradient_scale, std::int64_t update, ParameterStore<T>& store);

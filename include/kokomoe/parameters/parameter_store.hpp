@@ -48,10 +48,10 @@ struct ParameterHandle {
 };
 
 /// All tensors of a model as named slices of a few flat buffers: value, gradient and two moments.
-/// Life: add(...), freeze(...), allocate(...), then use. Replicated and expert slices lie in
-/// separate buffers; inside a buffer trained slices with weight decay come first, then trained
-/// ones without, then frozen ones, so that one optimizer kernel per group serves them all.
-/// The first gradient write of an update overwrites, later ones add: see gradient_beta.
+/// Life: add(...), freeze(...), scale_rate(...), allocate(...), then use. Replicated and expert
+/// slices lie in separate buffers; inside a buffer trained slices with weight decay come first,
+/// then trained ones without, both by rate, then frozen ones, so that few optimizer kernels serve
+/// them all. The first gradient write of an update overwrites, later ones add: see gradient_beta.
 /// After sum_exactly, gradients are summed in limbs beside the gradient buffer: layers write to
 /// exact_gradient, and round_gradients makes the gradient of them.
 template <class T>
@@ -59,11 +59,19 @@ class ParameterStore {
  public:
   enum class Group { replicated, expert, state };
 
-  /// Flat views over one group; `decayed` and `trained` are prefix lengths in elements.
+  /// Neighbouring trained slices that an optimizer treats alike: elements [begin, end).
+  struct Range {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+    bool decay = true;  ///< takes weight decay
+    double rate = 1;    ///< times the learning rate
+  };
+
+  /// Flat views over one group; `trained` is a prefix length in elements, cut into `ranges`.
   struct Buffer {
     Vector<T> value, gradient, moment1, moment2;
     Vector<std::int64_t> high, low;  ///< exact sums of the gradient; empty unless asked for
-    std::size_t decayed = 0;
+    std::vector<Range> ranges;
     std::size_t trained = 0;
   };
 
@@ -71,6 +79,7 @@ class ParameterStore {
     ParameterSpec spec;
     Group group = Group::replicated;
     bool frozen = false;
+    double rate = 1;                       ///< times the learning rate
     std::vector<std::size_t> local_shape;  ///< what this rank holds
     std::size_t offset = 0;                ///< in elements, into the group's buffer
     std::size_t size = 0;                  ///< local elements
@@ -85,6 +94,9 @@ class ParameterStore {
   /// Freezes every tensor whose name matches a glob ('*' any run of characters); before allocate.
   /// Returns how many matched.
   int freeze(const std::string& pattern);
+  /// Multiplies the learning rate of every tensor whose name matches by a positive factor; before
+  /// allocate. Returns how many matched. Throws Error for another factor.
+  int scale_rate(const std::string& pattern, double factor);
   /// Asks for exact sums of gradients (see exact_sum::Sums); before allocate. 16 bytes an element.
   void sum_exactly();
   bool sums_exactly() const { return exact_; }
@@ -119,9 +131,7 @@ class ParameterStore {
   /// Ends accumulation: zeroes trained slices that nobody wrote.
   void finish_gradients(const ExecutionSpace& space);
 
-  ExpertRange experts(int total) const {
-    return owned_experts(total, expert_rank_, expert_ranks_);
-  }
+  ExpertRange experts(int total) const { return owned_experts(total, expert_rank_, expert_ranks_); }
   int expert_rank() const { return expert_rank_; }
   int expert_ranks() const { return expert_ranks_; }
 
@@ -136,6 +146,8 @@ class ParameterStore {
   std::size_t bytes() const;       ///< held by this rank
 
  private:
+  std::vector<Entry*> matching(const std::string& pattern, const char* caller);
+  void lay_out();
   void require_usable(ParameterHandle handle) const;
   Matrix<T> as_matrix(const Vector<T>& flat, const Entry& entry) const;
   Matrix<T> as_expert(const Vector<T>& flat, const Entry& entry, int local_expert) const;

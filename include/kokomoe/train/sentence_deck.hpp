@@ -17,9 +17,10 @@ struct SentenceTaskConfig : TrainConfig {
   SentenceClassifierConfig model;  ///< vocabulary is filled in from the tokenizer
   SentenceFormat format;
   std::vector<std::string> train_files, heldout_files;
-  int sentences = 0;   ///< of an update
-  int max_length = 0;  ///< tokens of a sequence; longer sentences are cut
-  std::string from;    ///< run or checkpoint whose encoder it begins with; "" = random
+  int sentences = 0;       ///< of an update
+  int max_length = 0;      ///< tokens of a sequence; longer sentences are cut
+  double layer_decay = 1;  ///< of rates: layer l of L learns at decay^(L - l) of the head's
+  std::string from;        ///< run or checkpoint whose encoder it begins with; "" = random
 
   const MoeConfig& moe() const { return model.encoder.moe; }
 };

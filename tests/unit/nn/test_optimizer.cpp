@@ -26,6 +26,8 @@ struct Store {
     store.add({"experts.frozen", {3, 5}, Initializer::normal(1), false, true, false});
     store.add({"average", {7}, Initializer::normal(1), true, false, true});
     REQUIRE(store.freeze("*frozen*") == 2);
+    REQUIRE(store.scale_rate("a.*", 0.5) == 2);
+    REQUIRE(store.scale_rate("*.w1", 0.25) == 1);
     store.allocate(ExecutionSpace(), 5);
   }
   std::vector<T> value(const std::string& name) {
@@ -41,6 +43,11 @@ struct Store {
                                                          "experts.b1"};
   ParameterStore<T> store;
 };
+
+/// Of the learning rate, as Store asks for.
+double factor_of(const std::string& name) {
+  return name.starts_with("a.") ? 0.5 : name.ends_with(".w1") ? 0.25 : 1;
+}
 
 }  // namespace
 
@@ -61,8 +68,9 @@ TEMPLATE_TEST_CASE("AdamW follows its formula, decays what is due and leaves the
   Draw draw(21);
   for (int n = 1; n <= 5; ++n) {
     s.set_gradients(draw);
-    const double rate = 0.02 / n, scale = n == 2 ? 0.25 : 1;
+    const double peak = 0.02 / n, scale = n == 2 ? 0.25 : 1;
     for (const char* name : s.trained) {
+      const double rate = peak * factor_of(name);
       const double decay = std::string(name).find(".b") == std::string::npos ? 0.3 : 0;
       const auto gradient = on_host(s.store.gradient_vector(s.store.find(name)));
       for (std::size_t i = 0; i < gradient.size(); ++i) {
@@ -74,7 +82,7 @@ TEMPLATE_TEST_CASE("AdamW follows its formula, decays what is due and leaves the
                     decay * p[name][i]);
       }
     }
-    adamw_step<TestType>(ExecutionSpace(), config, rate, scale, n, s.store);
+    adamw_step<TestType>(ExecutionSpace(), config, peak, scale, n, s.store);
   }
   for (const char* name : s.trained) {
     INFO(name);
@@ -99,8 +107,9 @@ TEMPLATE_TEST_CASE("gradient descent follows its formula, decays what is due and
   Draw draw(23);
   for (int n = 1; n <= 5; ++n) {
     s.set_gradients(draw);
-    const double rate = 0.02 / n, scale = n == 2 ? 0.25 : 1;
+    const double peak = 0.02 / n, scale = n == 2 ? 0.25 : 1;
     for (const char* name : s.trained) {
+      const double rate = peak * factor_of(name);
       const double decay = std::string(name).find(".b") == std::string::npos ? 0.3 : 0;
       const auto gradient = on_host(s.store.gradient_vector(s.store.find(name)));
       for (std::size_t i = 0; i < gradient.size(); ++i) {
@@ -109,7 +118,7 @@ TEMPLATE_TEST_CASE("gradient descent follows its formula, decays what is due and
         p[name][i] -= rate * (a + decay * p[name][i]);
       }
     }
-    sgd_step<TestType>(ExecutionSpace(), {0.8, 0.3}, rate, scale, s.store);
+    sgd_step<TestType>(ExecutionSpace(), {0.8, 0.3}, peak, scale, s.store);
   }
   for (const char* name : s.trained) {
     INFO(name);
@@ -126,7 +135,7 @@ TEST_CASE("without a gradient AdamW only decays, and only what takes decay", "[n
   s.store.finish_gradients(ExecutionSpace());
   adamw_step<double>(ExecutionSpace(), {0.9, 0.999, 1e-8, 0.5}, 0.1, 1, 1, s.store);
   std::vector<double> expected = weight;
-  for (double& x : expected) x *= 1 - 0.1 * 0.5;
+  for (double& x : expected) x *= 1 - factor_of("a.weight") * 0.1 * 0.5;
   CHECK(worst_error(s.value("a.weight"), expected) < 1e-15);
   CHECK(s.value("a.bias") == bias);
 }

@@ -6,6 +6,7 @@
 #include "support/host_arrays.hpp"
 
 #include <cmath>
+#include <limits>
 
 using namespace kokomoe;
 using namespace kokomoe::test;
@@ -133,6 +134,41 @@ TEST_CASE("initial values have the moments that were asked for", "[parameters]")
   CHECK(values(store, "constant") == std::vector<double>(7, -1.5));
 }
 
+TEST_CASE("tensors of one rate and one kind of decay lie together", "[parameters]") {
+  Store store;
+  const auto fast = store.add(replicated("head.weight", {5}));
+  const auto slow = store.add(replicated("layer.weight", {3}));
+  const auto bias = store.add(replicated("layer.bias", {2}, false));
+  const auto other = store.add(replicated("layer.other", {4}));
+  store.add({"layer.experts", {2, 3}, Initializer::normal(1), true, true, false});
+  CHECK(store.scale_rate("layer.*", 0.5) == 4);
+  CHECK(store.scale_rate("*.bias", 0.5) == 1);
+  CHECK(store.scale_rate("nobody", 0.5) == 0);
+  for (const double bad : {0.0, -1.0, std::numeric_limits<double>::infinity(),
+                           std::numeric_limits<double>::quiet_NaN()})
+    CHECK_THROWS_WITH(store.scale_rate("head.*", bad), contains("scale_rate(\"head.*\")"));
+  store.allocate(ExecutionSpace(), 1);
+  CHECK_THROWS_WITH(store.scale_rate("*", 2), contains("after allocate"));
+  const auto& ranges = store.buffer(Store::Group::replicated).ranges;
+  REQUIRE(ranges.size() == 3);
+  CHECK(store.entry(fast).offset == ranges[0].begin);
+  CHECK(store.entry(slow).offset == ranges[1].begin);
+  CHECK(store.entry(other).offset == ranges[1].begin + 3);
+  CHECK(store.entry(bias).offset == ranges[2].begin);
+  CHECK(ranges[0].end == 5);
+  CHECK(ranges[1].end == 12);
+  CHECK(ranges[2].end == 14);
+  CHECK(ranges[0].rate == 1);
+  CHECK(ranges[1].rate == 0.5);
+  CHECK(ranges[2].rate == 0.25);
+  CHECK(ranges[1].decay);
+  CHECK_FALSE(ranges[2].decay);
+  const auto& experts = store.buffer(Store::Group::expert).ranges;
+  REQUIRE(experts.size() == 1);
+  CHECK(experts[0].end == 6);
+  CHECK(experts[0].rate == 0.5);
+}
+
 TEST_CASE("a buffer lies decayed, then trained, then frozen", "[parameters]") {
   Store store;
   const auto bias = store.add(replicated("a.bias", {3}, false));
@@ -148,7 +184,8 @@ TEST_CASE("a buffer lies decayed, then trained, then frozen", "[parameters]") {
   CHECK(store.entry(frozen).offset == 11);
   CHECK(store.entry(frozen).frozen);
   const auto& buffer = store.buffer(Store::Group::replicated);
-  CHECK(buffer.decayed == 8);
+  REQUIRE(buffer.ranges.size() == 2);
+  CHECK(buffer.ranges[0].end == 8);
   CHECK(buffer.trained == 11);
   CHECK(buffer.value.size() == 21);
   CHECK(buffer.gradient.size() == 21);

@@ -138,6 +138,48 @@ TEST_CASE("fine-tuning begins with the pre-trained encoder", "[encoder_tasks]") 
         }).find("no tensor \"discriminator.encoder.2.") != std::string::npos);
 }
 
+TEST_CASE("rates fall from the head down to the embedding", "[encoder_tasks]") {
+  const TinySentences data;
+  const auto moved = [&](const std::string& decay) {
+    const auto model = data.sentences<double>(
+        "classes", {"model/layers=3", "model/post_norm=false", "model/positions=learned",
+                    "moe/every=2", "optimizer/name=sgd", "optimizer/momentum=0",
+                    "optimizer/warmup=0", "optimizer/layer_decay=" + decay});
+    std::map<std::string, std::vector<double>> by_name;
+    for (const auto& entry : model->store().entries())
+      if (!entry.spec.state) by_name[entry.spec.name] = values_of(model->store(), entry.spec.name);
+    model->update(0);
+    for (auto& [name, start] : by_name) {
+      const std::vector<double> end = values_of(model->store(), name);
+      for (std::size_t i = 0; i < start.size(); ++i) start[i] = end[i] - start[i];
+    }
+    return by_name;
+  };
+  auto whole = moved("1"), fallen = moved("0.5");
+  const std::map<std::string, double> factors = {{"sentence.", 1},
+                                                 {"discriminator.encoder.final_norm", 0.5},
+                                                 {"discriminator.encoder.2.", 0.5},
+                                                 {"discriminator.encoder.1.", 0.25},
+                                                 {"discriminator.encoder.0.", 0.125},
+                                                 {"embedding.", 0.0625}};
+  std::size_t seen = 0;
+  for (const auto& [prefix, factor] : factors)
+    for (const auto& [name, steps] : whole) {
+      if (!name.starts_with(prefix)) continue;
+      INFO(name);
+      ++seen;
+      double largest = 0, difference = 0;
+      for (std::size_t i = 0; i < steps.size(); ++i) {
+        largest = std::max(largest, std::abs(steps[i]));
+        difference = std::max(difference, std::abs(fallen[name][i] - factor * steps[i]));
+      }
+      CHECK(largest > 0);
+      // Values of one or so have rounded.
+      CHECK(difference < 1e-14);
+    }
+  CHECK(seen == whole.size());
+}
+
 TEST_CASE("decks of encoders refuse what cannot be", "[encoder_tasks]") {
   const TinySentences data;
   const auto electra = [&](const std::string& set) {
