@@ -27,6 +27,7 @@ void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);
 void add_score(CLI::App& program, Action& action);
 void add_study(CLI::App& program, Action& action);
+void add_predict(CLI::App& program, Action& action);
 void add_translate(CLI::App& program, Action& action);
 void add_validate(CLI::App& program, Action& action);
 void add_plan(CLI::App& program, Action& action);

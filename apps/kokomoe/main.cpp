@@ -121,6 +121,7 @@ int run_all(const std::vector<std::string>& arguments, const Communicator& commu
   add_generate(program, action);
   add_inspect(program, action);
   add_translate(program, action);
+  add_predict(program, action);
   add_study(program, action);
   add_score(program, action);
   add_validate(program, action);

@@ -69,10 +69,8 @@ void fill_rows(const SentenceCorpus& corpus, const SpecialTokens& special, int m
     batch.sequence_offsets.push_back(static_cast<int>(batch.ids.size()));
     batch.max_length = std::max(batch.max_length, static_cast<int>(n.all()));
     out.rows.push_back(row);
-    if (corpus.numbers().empty())
-      out.labels.push_back(corpus.labels()[row]);
-    else
-      out.numbers.push_back(corpus.numbers()[row]);
+    if (!corpus.labels().empty()) out.labels.push_back(corpus.labels()[row]);
+    if (!corpus.numbers().empty()) out.numbers.push_back(corpus.numbers()[row]);
   }
   batch.tokens = static_cast<int>(batch.ids.size());
   batch.sequences = static_cast<int>(rows.size());

@@ -32,6 +32,16 @@ const std::vector<SentenceFormat>& glue_formats() {
   return formats;
 }
 
+SentenceFormat without_labels(SentenceFormat format) {
+  if (format.name == "cola") {
+    format.header = true;
+    format.first = "sentence";
+  }
+  format.label = "";
+  format.leaves_out_short_rows = false;
+  return format;
+}
+
 namespace {
 
 /// Reads one file of a table, line by line.
@@ -49,7 +59,7 @@ class Reader {
     }
     first_ = column(format_.first);
     second_ = format_.second.empty() ? 0 : column(format_.second);
-    label_ = column(format_.label);
+    label_ = format_.label.empty() ? 0 : column(format_.label);
     while (next_line()) add(table);
   }
 
@@ -101,11 +111,13 @@ class Reader {
       ++table.left_out;
       return;
     }
-    const std::string label(fields_[label_]);
-    if (format_.labels.empty())
-      table.numbers.push_back(number(label));
-    else
-      table.labels.push_back(class_of(label));
+    if (!format_.label.empty()) {
+      const std::string label(fields_[label_]);
+      if (format_.labels.empty())
+        table.numbers.push_back(number(label));
+      else
+        table.labels.push_back(class_of(label));
+    }
     table.first.push_back(sentence(first_));
     if (!format_.second.empty()) table.second.push_back(sentence(second_));
   }

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <utility>
 
 namespace kokomoe {
@@ -176,8 +177,10 @@ std::vector<double> SentenceTrainer<T>::predict(const SentenceCorpus& corpus, do
     const StepContext ctx = this->context(host_batch_.tokens, device_batch_, false, 0);
     this->reset_arenas();
     const Matrix<T> predictions = model_.forward(ctx, segments(), state_);
-    losses(ctx, false, device);
-    all.back() += this->fetch_sums()[0];
+    if (loss != nullptr) {
+      losses(ctx, false, device);
+      all.back() += this->fetch_sums()[0];
+    }
     const auto host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), predictions);
     for (std::size_t i = 0; i < host_batch_.rows.size(); ++i)
       for (std::size_t c = 0; c < classes; ++c)
@@ -188,6 +191,23 @@ std::vector<double> SentenceTrainer<T>::predict(const SentenceCorpus& corpus, do
   if (loss != nullptr) *loss = all.back();
   all.pop_back();
   return all;
+}
+
+template <class T>
+std::vector<std::string> SentenceTrainer<T>::predicted_labels(const SentenceCorpus& corpus) {
+  const std::vector<double> predictions = predict(corpus);
+  std::vector<std::string> words;
+  if (config_.model.classes > 1) {
+    for (const int c : classes_of(predictions, config_.model.classes))
+      words.push_back(config_.format.labels[static_cast<std::size_t>(c)]);
+    return words;
+  }
+  for (const double number : predictions) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.6g", number);
+    words.emplace_back(text);
+  }
+  return words;
 }
 
 template <class T>

@@ -193,6 +193,14 @@ Loaded<Translation<T>> load_translation(const std::string& run_or_step,
                             "translation model");
 }
 
+template <class T>
+Loaded<SentenceTrainer<T>> load_sentences(const std::string& run_or_step,
+                                          const std::vector<std::string>& overrides,
+                                          const Communicator& communicator) {
+  return as<SentenceTrainer<T>>(
+      load_trainer<T>(run_or_step, overrides, communicator, DataUse::none), "model of sentences");
+}
+
 template Loaded<Trainer<float>> load_trainer<float>(const std::string&,
                                                     const std::vector<std::string>&,
                                                     const Communicator&, DataUse);
@@ -211,5 +219,11 @@ template Loaded<Translation<float>> load_translation<float>(const std::string&,
 template Loaded<Translation<double>> load_translation<double>(const std::string&,
                                                               const std::vector<std::string>&,
                                                               const Communicator&);
+template Loaded<SentenceTrainer<float>> load_sentences<float>(const std::string&,
+                                                              const std::vector<std::string>&,
+                                                              const Communicator&);
+template Loaded<SentenceTrainer<double>> load_sentences<double>(const std::string&,
+                                                                const std::vector<std::string>&,
+                                                                const Communicator&);
 
 }  // namespace kokomoe

@@ -20,14 +20,18 @@ namespace kokomoe {
 struct SentenceFormat {
   std::string name;
   bool header = true;  ///< the first line names the columns; else they are called "1", "2", ...
-  std::string first, second;  ///< columns of sentences; no second one: ""
-  std::string label;
+  std::string first, second;           ///< columns of sentences; no second one: ""
+  std::string label;                   ///< "" = rows have none
   std::vector<std::string> labels;     ///< classes in order; empty: the label is a number
   bool leaves_out_short_rows = false;  ///< rows without all columns are known to be there
 };
 
 /// GLUE's nine tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.
 const std::vector<SentenceFormat>& glue_formats();
+
+/// The same without labels, as GLUE's test.tsv are: CoLA's has a header there, and every row
+/// counts.
+SentenceFormat without_labels(SentenceFormat format);
 
 /// A table's rows as text.
 struct SentenceTable {
@@ -57,7 +61,7 @@ class SentenceCorpus {
   /// Tokens of row i's sentences; the second is empty where there is none.
   std::span<const int> first(std::int64_t i) const { return part(2 * i); }
   std::span<const int> second(std::int64_t i) const { return part(2 * i + 1); }
-  /// Of all rows; the one or the other is empty.
+  /// Of all rows; the one or the other is empty, or both.
   const std::vector<int>& labels() const { return labels_; }
   const std::vector<double>& numbers() const { return numbers_; }
   bool pairs() const { return pairs_; }

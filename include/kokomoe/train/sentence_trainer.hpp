@@ -25,9 +25,11 @@ class SentenceTrainer : public Trainer<T> {
   /// one's. InputError that names a tensor that is not there, or has another shape.
   void begin_with(const ParameterStore<T>& other);
 
-  /// (rows, C) in the rows' order: logits of classes, or numbers. `loss`: summed over rows.
-  /// Collective; all ranks get all.
+  /// (rows, C) in the rows' order: logits of classes, or numbers. `loss`: summed over rows, which
+  /// need labels then. Collective; all ranks get all.
   std::vector<double> predict(const SentenceCorpus& corpus, double* loss = nullptr);
+  /// The same as words: the label of the largest logit, or the number.
+  std::vector<std::string> predicted_labels(const SentenceCorpus& corpus);
   /// Figures: accuracy, matthews and, of two classes, f1 of the second; or pearson and spearman.
   Evaluation evaluate_heldout(bool thoroughly = false) override;
   double heldout_tokens() const override;

@@ -5,6 +5,7 @@
 #include "kokomoe/io/deck.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 #include "kokomoe/train/language_model.hpp"
+#include "kokomoe/train/sentence_trainer.hpp"
 #include "kokomoe/train/task.hpp"
 #include "kokomoe/train/translation.hpp"
 
@@ -63,6 +64,11 @@ template <class T>
 Loaded<Translation<T>> load_translation(const std::string& run_or_step,
                                         const std::vector<std::string>& overrides,
                                         const Communicator& communicator);
+
+template <class T>
+Loaded<SentenceTrainer<T>> load_sentences(const std::string& run_or_step,
+                                          const std::vector<std::string>& overrides,
+                                          const Communicator& communicator);
 
 /// The deck inside a checkpoint, which only the root reads. Collective.
 Deck deck_of_checkpoint(const std::string& step_folder, const std::vector<std::string>& overrides,

@@ -89,6 +89,28 @@ TEST_CASE("tables in GLUE's formats", "[sentences]") {
   CHECK(questions.left_out == 1);
 }
 
+TEST_CASE("tables without labels, as GLUE's test files are", "[sentences]") {
+  const auto read_bare = [](const std::string& format, const std::string& text) {
+    SentenceTable table;
+    read_sentences(text, "t.tsv", without_labels(glue(format)), true, table);
+    return table;
+  };
+  // CoLA's has a header that its train.tsv lacks.
+  const SentenceTable cola = read_bare("cola", "index\tsentence\n0\tBill slept.\n1\tslept Bill.\n");
+  CHECK(cola.first == std::vector<std::string>{"Bill slept.", "slept Bill."});
+  const SentenceTable mnli = read_bare("mnli", "index\tsentence1\tsentence2\n0\ta\tb\n");
+  CHECK(mnli.second == std::vector<std::string>{"b"});
+  const SentenceTable stsb = read_bare("stsb", "index\tsentence1\tsentence2\tscore\n0\ta\tb\tx\n");
+  CHECK(stsb.first.size() == 1);
+  for (const SentenceTable& table : {cola, mnli, stsb}) {
+    CHECK(table.labels.empty());
+    CHECK(table.numbers.empty());
+  }
+  // A row that is left out would shift the answers of all that follow.
+  CHECK(message_of<InputError>([&] { read_bare("qqp", "id\tquestion1\tquestion2\n0\ta\n"); }) ==
+        "t.tsv:2: error: 2 column(s), 3 are wanted");
+}
+
 TEST_CASE("what is no table is refused by line", "[sentences]") {
   CHECK(refusal("cola", "a\t1\t\tx\nb\t2\t\ty\n") ==
         "t.tsv:2: error: label \"2\" is none of \"0\", \"1\"");
