@@ -5,6 +5,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/study/run_study.hpp"
+#include "kokomoe/study/study_report.hpp"
 #include "kokomoe/train/run_control.hpp"
 #include "plot/line_plot.hpp"
 #include "plot/page.hpp"
@@ -43,16 +44,20 @@ nlohmann::json json_of(const StudyReport& report) {
       for (const StudyPoint& point : run.curve)
         curve.push_back({{"step", point.step}, {"seconds", point.seconds}, {"value", point.value}});
       runs.push_back({{"seed", run.seed}, {"seconds", run.seconds}, {"curve", curve}});
+      if (!run.failure.empty()) runs.back()["failed"] = run.failure;
     }
-    rows.push_back({{"name", row.variant.name},
-                    {"overrides", row.variant.overrides},
-                    {"last", spread(row.last)},
-                    {"difference", spread(row.difference)},
-                    {"step_ratio", spread(row.step_ratio)},
-                    {"second_ratio", spread(row.second_ratio)},
-                    {"reached", row.reached},
-                    {"step_seconds", row.step_seconds},
-                    {"runs", runs}});
+    rows.push_back(
+        {{"name", row.variant.name},
+         {"overrides", row.variant.overrides},
+         {"last", spread(row.last)},
+         {"difference", spread(row.difference)},
+         {"step_ratio", spread(row.step_ratio)},
+         {"second_ratio", spread(row.second_ratio)},
+         {"reached", row.reached},
+         {"steps", row.steps},
+         {"step_seconds",
+          std::isfinite(row.step_seconds) ? nlohmann::json(row.step_seconds) : nlohmann::json()},
+         {"runs", runs}});
   }
   return {{"title", report.config.title},
           {"figure", report.config.figure},
@@ -103,15 +108,14 @@ std::string page(const StudyReport& report) {
     std::string overrides;
     for (const std::string& one : row.variant.overrides) overrides += " " + plot::escape(one);
     list += "<li><strong>" + plot::escape(row.variant.name) + "</strong>:" + overrides + "</li>\n";
-    char step[32];
-    std::snprintf(step, sizeof step, "%.0f", 1e3 * row.step_seconds);
     table +=
         "<tr><th scope=\"row\">" + plot::escape(row.variant.name) + "</th>" +
         cell(with_spread(row.last, 4)) + cell(reference ? "" : with_spread(row.difference, 4)) +
         cell(reference ? ""
-                       : std::to_string(row.reached) + " of " + std::to_string(row.runs.size())) +
+                       : std::to_string(row.reached) + " of " + std::to_string(row.last.count)) +
         cell(reference ? "1" : with_spread(row.step_ratio, 2)) +
-        cell(reference ? "1" : with_spread(row.second_ratio, 2)) + cell(step) + "</tr>\n";
+        cell(reference ? "1" : with_spread(row.second_ratio, 2)) +
+        cell(milliseconds(row.step_seconds)) + "</tr>\n";
   }
   const std::string title = config.title.empty() ? "Study of " + config.deck : config.title;
   const std::string of = plot::escape(config.reference);
@@ -142,9 +146,11 @@ int study(const Options& options, const Communicator& communicator) {
   how.say = [&](const std::string& line) {
     if (communicator.is_root()) std::cout << line << std::endl;
   };
-  if (!run_study(config, how, communicator)) return stopped_early;
+  if (run_study(config, how, communicator) == StudyEnd::stopped) return stopped_early;
+  int status = done;
   run_on_root(communicator, [&] {
     const StudyReport report = summarise_study(config, options.folder);
+    if (!report.failures.empty()) status = failed;
     const std::string title = config.title.empty() ? "" : "# " + config.title + "\n\n";
     const std::string table = study_table(report) + "\n" + study_note(report);
     write_file(options.folder + "/table.md", title + table);
@@ -154,7 +160,8 @@ int study(const Options& options, const Communicator& communicator) {
     if (options.json != "-") std::cout << '\n' << table;
     write_json(options.json, json_of(report));
   });
-  return done;
+  communicator.broadcast(&status, sizeof status);
+  return status;
 }
 
 }  // namespace
@@ -175,7 +182,8 @@ void add_study(CLI::App& program, Action& action) {
   command->add_option("overrides", options->overrides, "study/key=value ...");
   command->footer(
       "Example: kokomoe study -i inputs/studies/convergence.toml -d runs/convergence\n"
-      "An override for every run: 'study/overrides=[\"train/steps=100\"]'");
+      "An override for every run: 'study/overrides=[\"train/steps=100\"]'\n"
+      "Exit code 1 when some run's loss was not finite: the table says which; the others stand.");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) {
       if (communicator.is_root()) require_json(options->json);

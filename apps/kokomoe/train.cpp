@@ -5,12 +5,13 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/study/fidelity.hpp"
-#include "kokomoe/study/run_study.hpp"
+#include "kokomoe/study/study_deck.hpp"
 #include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/run_control.hpp"
 #include "kokomoe/train/training_run.hpp"
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 
@@ -18,13 +19,38 @@ namespace kokomoe::app {
 
 namespace {
 
+/// A deck that `train` takes. Notes come once, however many decks have them.
+void validate_training(const Deck& deck, bool data, const Communicator& communicator,
+                       std::vector<std::string>& notes) {
+  std::vector<std::string> own;
+  const std::unique_ptr<Task> task = task_of(deck).read(deck, own);
+  note_schedule(task->config(), own);
+  note_idle_settings(deck, own);
+  try {
+    require_data_files(deck, DataUse::training, false, communicator);
+  } catch (const InputError& error) {
+    if (data) throw;
+    own.push_back(std::string(error.what()) + "\ntrain will refuse to begin without it");
+  }
+  run_on_root(communicator, [&] { task->rehearse(deck, DataUse::training); });
+  for (const std::string& note : own)
+    if (std::find(notes.begin(), notes.end(), note) == notes.end()) notes.push_back(note);
+}
+
 /// Decks that `study` and `fidelity` take; false for those of `train`.
-bool validate_other(const std::string& path, const std::vector<std::string>& overrides,
-                    std::vector<std::string>& notes) {
+bool validate_other(const std::string& path, const std::vector<std::string>& overrides, bool data,
+                    const Communicator& communicator, std::vector<std::string>& notes) {
   if (Deck::file_has(path, "study")) {
     const StudyConfig config = read_study_deck(Deck::load(path, study_schema(), overrides));
     notes.push_back("a deck for kokomoe study: " + std::to_string(config.variants.size()) +
                     " variants, " + std::to_string(config.seeds.size()) + " seeds");
+    for (const StudyTraining& run : trainings_of(config)) {
+      try {
+        validate_training(run.deck, data, communicator, notes);
+      } catch (const InputError& error) {
+        throw InputError(run.name() + ": " + error.what());
+      }
+    }
     return true;
   }
   if (Deck::file_has(path, "fidelity") || Deck::file_has(path, "planted")) {
@@ -33,23 +59,6 @@ bool validate_other(const std::string& path, const std::vector<std::string>& ove
     return true;
   }
   return false;
-}
-
-/// Decks that `train` takes.
-void validate_training(const std::string& path, const std::vector<std::string>& overrides,
-                       bool data, const Communicator& communicator,
-                       std::vector<std::string>& notes) {
-  const Deck deck = load_deck(path, overrides);
-  const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
-  note_schedule(task->config(), notes);
-  note_idle_settings(deck, notes);
-  try {
-    require_data_files(deck, DataUse::training, false, communicator);
-  } catch (const InputError& error) {
-    if (data) throw;
-    notes.push_back(std::string(error.what()) + "\ntrain will refuse to begin without it");
-  }
-  run_on_root(communicator, [&] { task->rehearse(deck, DataUse::training); });
 }
 
 }  // namespace
@@ -112,8 +121,9 @@ void add_validate(CLI::App& program, Action& action) {
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {
       std::vector<std::string> notes;
-      if (!validate_other(options->deck, options->overrides, notes))
-        validate_training(options->deck, options->overrides, options->data, communicator, notes);
+      if (!validate_other(options->deck, options->overrides, options->data, communicator, notes))
+        validate_training(load_deck(options->deck, options->overrides), options->data, communicator,
+                          notes);
       if (communicator.is_root())
         for (const std::string& note : notes) std::cout << "note: " << note << std::endl;
       return done;

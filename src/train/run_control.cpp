@@ -18,6 +18,7 @@ namespace {
 
 std::atomic<int> signals_seen{0};
 std::atomic<int> terminations_seen{0};
+int watches = 0;
 
 // Batch systems send SIGUSR1 ahead of SIGTERM, and a terminal that closes sends SIGHUP twice, by
 // itself and through its shell: only a second request to end leaves at once.
@@ -39,11 +40,9 @@ bool is_ignored_hangup(int signal) {
 
 }  // namespace
 
-RunControl::RunControl(std::string run_folder, double wall_seconds)
-    : run_folder_(std::move(run_folder)),
-      wall_seconds_(wall_seconds),
-      start_(std::chrono::steady_clock::now()) {
+SignalWatch::SignalWatch() {
   static_assert(std::atomic<int>::is_always_lock_free, "a signal handler must not lock");
+  if (watches++ > 0) return;
   signals_seen = terminations_seen = 0;
   for (const int signal : watched) {
     if (is_ignored_hangup(signal)) continue;
@@ -54,10 +53,20 @@ RunControl::RunControl(std::string run_folder, double wall_seconds)
   }
 }
 
-RunControl::~RunControl() {
+SignalWatch::~SignalWatch() {
+  if (--watches > 0) return;
   for (const int signal : watched)
     if (!is_ignored_hangup(signal)) std::signal(signal, SIG_DFL);
 }
+
+bool SignalWatch::seen() const {
+  return signals_seen > 0;
+}
+
+RunControl::RunControl(std::string run_folder, double wall_seconds)
+    : run_folder_(std::move(run_folder)),
+      wall_seconds_(wall_seconds),
+      start_(std::chrono::steady_clock::now()) {}
 
 double RunControl::elapsed() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
@@ -77,7 +86,7 @@ RunRequest RunControl::check(const Communicator& communicator, double reserve) {
     if (arrived(stop_)) own = RunRequest::stop_file;
     if (wall_seconds_ > 0 && elapsed() + reserve >= wall_seconds_) own = RunRequest::wall_limit;
   }
-  if (signals_seen > 0) own = RunRequest::signal;
+  if (signals_.seen()) own = RunRequest::signal;
   return static_cast<RunRequest>(communicator.all_reduce_max(static_cast<int>(own)));
 }
 

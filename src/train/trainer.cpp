@@ -249,8 +249,8 @@ bool Trainer<T>::check_finite(UpdateReport& report) {
   });
   report.not_finite = detail::describe_non_finite<T>(space_, layout_, store_, report, moe_layers);
   if (!train_.skip_non_finite)
-    fail("update " + std::to_string(report.step),
-         report.not_finite + "; parameters are as they were before it");
+    throw NotFinite("update " + std::to_string(report.step) + ": " + report.not_finite +
+                    "; parameters are as they were before it");
   return false;
 }
 

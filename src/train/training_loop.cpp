@@ -226,7 +226,7 @@ void TrainingLoop<T>::count_skipped(const UpdateReport& report) {
   const std::string what =
       "update " + std::to_string(report.step) + " is skipped: " + report.not_finite;
   if (skipped_in_row_ >= most_skipped_in_row)
-    throw Error(what + "; that makes " + std::to_string(skipped_in_row_) +
+    throw NotFinite(what + "; that makes " + std::to_string(skipped_in_row_) +
                 " in a row: this run does not recover by itself");
   progress_.say("warning: " + what + "; " + std::to_string(skipped_) + " so far");
 }

@@ -20,6 +20,12 @@ class InputError : public Error {
   using Error::Error;
 };
 
+/// A loss or gradient that is not finite, found alike on every rank.
+class NotFinite : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Throws Error("<where>: <message>").
 [[noreturn]] void fail(const std::string& where, const std::string& message);
 
@@ -29,8 +35,8 @@ class InputError : public Error {
                              std::size_t expected_columns);
 
 /// Throws Error: rows must follow each other without padding.
-[[noreturn]] void fail_stride(const std::string& where, const std::string& name,
-                              std::size_t stride, std::size_t columns);
+[[noreturn]] void fail_stride(const std::string& where, const std::string& name, std::size_t stride,
+                              std::size_t columns);
 
 /// Checks a rank-2 view's extents (see fail_shape) and that its rows lie without padding, since
 /// GEMMs are told no stride. `where` and `name` are string literals.

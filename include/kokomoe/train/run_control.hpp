@@ -24,16 +24,24 @@ inline bool ends_run(RunRequest request) {
   return request > RunRequest::checkpoint;
 }
 
-/// Watches for SIGTERM, SIGINT, SIGUSR1 and SIGHUP, a wall limit, and files `stop` and
-/// `checkpoint_now` in the run folder. The handlers only set a flag; a second SIGTERM or SIGINT
-/// leaves at once with code 143. A SIGHUP that is ignored already (nohup) stays so.
+/// Notes SIGTERM, SIGINT, SIGUSR1 and SIGHUP while it lives; a second SIGTERM or SIGINT leaves at
+/// once with code 143. A SIGHUP that is ignored already (nohup) stays so. One inside another sees
+/// what that one saw: a signal stays seen until the outermost is gone.
+class SignalWatch {
+ public:
+  SignalWatch();
+  ~SignalWatch();
+  SignalWatch(const SignalWatch&) = delete;
+  SignalWatch& operator=(const SignalWatch&) = delete;
+
+  bool seen() const;  ///< any of them, on this rank
+};
+
+/// Watches for signals, a wall limit, and files `stop` and `checkpoint_now` in the run folder.
 class RunControl {
  public:
-  /// `wall_seconds` 0 = no limit; counted from here. Installs the handlers.
+  /// `wall_seconds` 0 = no limit; counted from here.
   RunControl(std::string run_folder, double wall_seconds);
-  ~RunControl();
-  RunControl(const RunControl&) = delete;
-  RunControl& operator=(const RunControl&) = delete;
 
   /// Collective: one reduction. `reserve` seconds before the wall limit count as reached (what a
   /// step and a checkpoint take).
@@ -54,6 +62,7 @@ class RunControl {
   };
   bool arrived(Letter& letter) const;
 
+  SignalWatch signals_;
   std::string run_folder_;
   double wall_seconds_;
   Letter stop_{"stop"}, checkpoint_now_{"checkpoint_now"};

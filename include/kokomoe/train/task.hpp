@@ -58,6 +58,8 @@ struct TaskInfo {
   std::unique_ptr<Task> (*read)(const Deck& deck, std::vector<std::string>& notes);
   /// Keys that list the files of training, and of evaluation.
   std::vector<std::string> train_keys, heldout_keys;
+  /// Figures that evaluations during training may have in metrics.jsonl.
+  std::vector<std::string> figures;
 };
 
 const std::vector<TaskInfo>& task_registry();

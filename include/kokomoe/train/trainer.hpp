@@ -57,7 +57,7 @@ class Trainer {
 
   /// Update number `step` (from 0), which depends on (deck, step, parameters) alone. When loss or
   /// gradient is not finite, parameters, moments and the routers' state stay as they were, and it
-  /// throws Error naming step, layer and tensor, the same on every rank, or, with
+  /// throws NotFinite naming step, layer and tensor, the same on every rank, or, with
   /// skip_non_finite, says so in the report. The report is valid until the next update.
   const UpdateReport& update(std::int64_t step);
 

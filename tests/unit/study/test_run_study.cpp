@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
-#include "kokomoe/study/run_study.hpp"
+#include "kokomoe/study/study_report.hpp"
 #include "support/catch.hpp"
 
 #include <cmath>
