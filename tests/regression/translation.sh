@@ -9,7 +9,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 "$KOKOMOE_PYTHON" - <<'PY'
 import random
 source = random.Random(99)
-words = ["ka", "no", "ri", "tam", "bel", "su"]
+# With what the output must not escape: scores of eval and score agree on it.
+words = ["ka", "no", "ri", "tam", "b\\l", "s\tu"]
 for name, lines in (("train", 300), ("held", 40)):
     with open(name + ".a", "w") as a, open(name + ".b", "w") as b:
         for _ in range(lines):
@@ -88,6 +89,8 @@ assert rows == [{"step": 500, "text": text, "source": source, "reference": refer
                 text, source, reference in zip(lines("held.out")[:2], lines("held.a"), lines("held.b"))], rows
 PY
 (($(wc -l <held.out) == 40)) || fail "$(wc -l <held.out) lines of 40"
+grep -q '[^\]\\L' held.out || fail "no single backslash in a translation"
+grep -q $'S\tU' held.out || fail "no tab in a translation"
 expect 0 'bleu' kokomoe eval -r learnt --json eval.json
 kokomoe score --reference held.b --hypothesis held.out --json score.json >/dev/null
 "$KOKOMOE_PYTHON" - <<'PY'
