@@ -80,15 +80,21 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (!status.ok()) fail("SentencePiece", status.ToString());
     return text;
   }
-  std::string name() const override { return "sentencepiece"; }
+  std::string name() const override {
+    return "sentencepiece";
+  }
   std::string identity() const override {
     return "sentencepiece/1/" + hex(xxh3(model_.data(), model_.size()));
   }
   int bytes_of(int id) const override {
     return id >= 0 && id < vocabulary() ? bytes_[static_cast<std::size_t>(id)] : 0;
   }
-  bool needs_utf8() const override { return true; }
-  std::string serialized() const override { return model_; }
+  bool needs_utf8() const override {
+    return true;
+  }
+  std::string serialized() const override {
+    return model_;
+  }
 
  private:
   std::string model_;
@@ -100,7 +106,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 /// Lines of the files, in order.
 class Lines final : public sentencepiece::SentenceIterator {
  public:
-  explicit Lines(const std::vector<std::string>& files) {
+  Lines(const std::vector<std::string>& files, TextForm form) : form_(form) {
     for (const std::string& path : files) {
       maps_.push_back(open_text(path));
       require_utf8(path, maps_.back().text());
@@ -110,7 +116,7 @@ class Lines final : public sentencepiece::SentenceIterator {
   bool done() const override { return done_; }
   void Next() override {
     while (map_ < maps_.size()) {
-      const std::string_view rest = maps_[map_].text().substr(at_);
+      const std::string_view rest = text(map_).substr(at_);
       if (rest.empty()) {
         ++map_;
         at_ = 0;
@@ -118,6 +124,7 @@ class Lines final : public sentencepiece::SentenceIterator {
       }
       const std::size_t end = std::min(rest.find('\n'), rest.size());
       line_.assign(rest.substr(0, end));
+      if (form_ == TextForm::lines && line_.ends_with('\r')) line_.pop_back();
       at_ += std::min(end + 1, rest.size());
       if (!line_.empty()) return;
     }
@@ -129,6 +136,11 @@ class Lines final : public sentencepiece::SentenceIterator {
   Status status() const override { return {}; }
 
  private:
+  std::string_view text(std::size_t map) const {
+    return form_ == TextForm::lines ? without_mark(maps_[map].text()) : maps_[map].text();
+  }
+
+  TextForm form_;
   std::vector<MappedFile> maps_;
   std::size_t map_ = 0;
   std::size_t at_ = 0;
@@ -143,8 +155,9 @@ std::shared_ptr<const Tokenizer> sentencepiece_tokenizer(const std::string& mode
   return std::make_shared<SentencePieceTokenizer>(model, origin);
 }
 
-std::string train_sentencepiece(const std::vector<std::string>& files, int vocabulary) {
-  Lines lines(files);
+std::string train_sentencepiece(const std::vector<std::string>& files, TextForm form,
+                                int vocabulary) {
+  Lines lines(files, form);
   const std::unordered_map<std::string, std::string> options = {
       {"model_type", "unigram"},
       {"vocab_size", std::to_string(vocabulary)},
@@ -191,7 +204,7 @@ std::shared_ptr<const Tokenizer> sentencepiece_tokenizer(const std::string&, con
   no_sentencepiece();
 }
 
-std::string train_sentencepiece(const std::vector<std::string>&, int) {
+std::string train_sentencepiece(const std::vector<std::string>&, TextForm, int) {
   no_sentencepiece();
 }
 

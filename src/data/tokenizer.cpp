@@ -25,7 +25,9 @@ std::string sentencepiece_model(const TokenizerOptions& options) {
   digest.add(recipe.data(), recipe.size());
   for (const std::string& path : options.training_files) {
     const detail::MappedFile file = detail::open_text(path);
-    const std::string size = "/" + std::to_string(file.size()) + "/";
+    const std::string form =
+        detail::differs_in_form(file.text(), options.training_form) ? "lines" : "";
+    const std::string size = form + "/" + std::to_string(file.size()) + "/";
     digest.add(size.data(), size.size());
     digest.add(file.data(), file.size());
   }
@@ -45,7 +47,8 @@ std::string sentencepiece_model(const TokenizerOptions& options) {
   }
   // Before the work whose result goes there.
   if (!cached.empty()) detail::make_writable_folder(options.cache_folder, "cache folder");
-  const std::string model = detail::train_sentencepiece(options.training_files, options.vocabulary);
+  const std::string model = detail::train_sentencepiece(options.training_files,
+                                                        options.training_form, options.vocabulary);
   if (!cached.empty()) detail::replace_file_with(cached, model);
   return model;
 }

@@ -16,7 +16,8 @@ std::shared_ptr<const Tokenizer> byte_tokenizer();
 std::shared_ptr<const Tokenizer> sentencepiece_tokenizer(const std::string& model,
                                                          const std::string& origin);
 
-/// Trains a model on text files; the same files and size give the same model.
-std::string train_sentencepiece(const std::vector<std::string>& files, int vocabulary);
+/// Trains a model on text files; the same text and size give the same model.
+std::string train_sentencepiece(const std::vector<std::string>& files, TextForm form,
+                                int vocabulary);
 
 }  // namespace kokomoe::detail

@@ -147,6 +147,18 @@ head -n 299 train.b >short.b
 expect 2 'train.a" has 300 lines, "short.b" has 299' \
   kokomoe train -i pairs.toml -d short data/train_target=short.b
 [[ ! -e short/metrics.jsonl ]] || fail "a run of nothing began"
+expect 2 'data/train_target.*names 2 file.*data/train_source 1' \
+  kokomoe validate -i pairs.toml 'data/train_target=["train.b", "held.b"]'
+# Text of another system is the same text.
+for side in a b; do
+  for name in train held; do
+    { printf '\xef\xbb\xbf' && sed 's/$/\r/' "$name.$side"; } >"$name.crlf.$side"
+  done
+done
+expect 0 'done: 12 steps' kokomoe train -i pairs.toml -d crlf data/train_source=train.crlf.a \
+  data/train_target=train.crlf.b data/heldout_source=held.crlf.a data/heldout_target=held.crlf.b
+diff <(rows whole) <(rows crlf) || fail "line ends change a training"
+kokomoe translate -r learnt --input held.crlf.a | cmp - held.out || fail "line ends change a translation"
 expect 2 'data/train_source.*nothere' kokomoe validate --data -i pairs.toml data/train_source=nothere
 expect 0 'note: .*nothere' kokomoe validate -i pairs.toml data/train_source=nothere
 expect 2 'data/heldout_target' kokomoe validate -i pairs.toml 'data/heldout_target=[]'

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/data/text_form.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 
 #include <memory>
@@ -40,7 +41,8 @@ struct TokenizerOptions {
   int vocabulary = 0;                       ///< of a model to be trained, special tokens and 256
                                             ///< byte tokens included
   std::vector<std::string> training_files;  ///< text, UTF-8
-  std::string cache_folder;                 ///< trained models are kept here; "" = not kept
+  TextForm training_form = TextForm::bytes;
+  std::string cache_folder;  ///< trained models are kept here; "" = not kept
 };
 
 /// Makes a tokenizer, the same on every rank; the root reads and trains. Collective. InputError for

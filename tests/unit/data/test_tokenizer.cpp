@@ -94,6 +94,14 @@ TEST_CASE("SentencePiece gives text back byte for byte", "[tokenizer]") {
     const auto copy = make_tokenizer_from("sentencepiece", tokenizer->serialized());
     CHECK(copy->encode("the model") == tokenizer->encode("the model"));
   }
+  SECTION("line ends of other systems teach lines nothing") {
+    std::string other = "\xef\xbb\xbf";
+    for (const char c : english()) other += c == '\n' ? "\r\n" : std::string(1, c);
+    write_text(folder / "a.txt", other);
+    CHECK(make_tokenizer(options, Communicator())->identity() != tokenizer->identity());
+    options.training_form = TextForm::lines;
+    CHECK(make_tokenizer(options, Communicator())->identity() == tokenizer->identity());
+  }
   SECTION("a model file can be loaded") {
     write_text(folder / "m.model", tokenizer->serialized());
     options.model = folder / "m.model";
