@@ -139,6 +139,18 @@ grep -q 'optimizer/m/embedding.weight.*differ' output.txt && fail "the moments a
 expect 2 'two checkpoints at least' kokomoe average many -d other
 expect 2 'has 3 checkpoint' kokomoe average many --last 4 -d other
 expect 2 'holds a run already' kokomoe average many --last 2 -d whole
+expect 2 'holds a run already' kokomoe average many --last 2 -d mean
+mkdir -p begun && touch begun/metrics.jsonl  # a training before its first checkpoint
+expect 2 'holds a run already' kokomoe average many --last 2 -d begun
+expect 2 'step_12 goes into the mean twice' kokomoe average many many -d other
+expect 2 'step_12 goes into the mean twice, also as' kokomoe average many ./many/checkpoints/step_8 \
+  ./many/checkpoints/latest -d other
+# An interrupted one leaves a folder that the next takes over.
+mkdir -p interrupted/checkpoints/step_12.tmp
+cp mean/effective.toml mean/lock interrupted
+expect 0 'mean of 3 checkpoints' kokomoe average many --last 3 -d interrupted
+expect 0 'all equal' kokomoe inspect mean interrupted
+[[ ! -e interrupted/checkpoints/step_12.tmp ]] || fail "what was interrupted is still there"
 expect 0 'done' kokomoe train -i pairs.toml -d wide model/d_hidden=64 train/steps=1
 expect 2 'model/d_hidden' kokomoe average many wide -d other
 [[ ! -e other ]] || fail "what failed left a folder"
