@@ -72,7 +72,9 @@ void add_translate(CLI::App& program, Action& action) {
   auto options = std::make_shared<TranslateOptions>();
   CLI::App* command = program.add_subcommand(
       "translate", "translate sentences, a line each, by beam search as search/* of the deck says");
-  command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
+  command
+      ->add_option("-r,--resume", options->from,
+                   "run folder (its latest), its checkpoints/best, or step folder")
       ->required();
   command->add_option("--input", options->input,
                       "text file, or - for standard input (the default)");

@@ -81,6 +81,7 @@ expect 0 'done: 500 steps' kokomoe train -i pairs.toml -d learnt train/steps=500
 kokomoe translate -r learnt <held.a >held.out
 kokomoe translate -r learnt --input held.a >held.again
 cmp held.out held.again || fail "standard input and a file differ"
+kokomoe translate -r learnt/checkpoints/best --input held.a | cmp - held.out || fail "best is another"
 "$KOKOMOE_PYTHON" - <<'PY'
 import json
 lines = lambda name: open(name).read().split("\n")
