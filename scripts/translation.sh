@@ -5,7 +5,7 @@
 # From a bare Debian to an English-German translator with experts: packages, Kokkos, build, pairs from
 # Debian's documentation, training (inputs/translation/documentation.toml), the mean of the last
 # checkpoints, the test set's translation, and its BLEU and chrF beside those of three simple translators.
-# What is done is not done twice.
+# What is done is not done twice; mean and translation are made anew when training has gone on since.
 #
 #   scripts/translation.sh [RANKS]     with RANKS > 1 training runs under mpirun
 set -euo pipefail
@@ -19,12 +19,19 @@ stage "training"
 launcher="$(launcher_of "${1:-1}")"
 train_or_go_on inputs/translation/documentation.toml "$run"
 stage "the mean of the last checkpoints"
-[[ -d "$run/mean" ]] || "$program" average "$run" --last 5 -d "$run/mean"
+mean="$run/mean"
+# Also where there is none yet: -nt takes what is missing as older.
+if [[ "$run/checkpoints/latest" -nt "$mean/checkpoints/latest" ]]; then
+  [[ ! -e "$mean/checkpoints/latest" ]] ||
+    note "the run has newer checkpoints: mean, translation and score are made anew"
+  rm -rf "$mean"  # or half of one that was interrupted
+  "$program" average "$run" --last 5 -d "$mean"
+fi
 stage "translation of the test set"
-[[ -s "$run/test.de" ]] || {
-  "$program" translate -r "$run/mean" --input data/en_de/test.en >"$run/test.de.part"
+if [[ "$mean/checkpoints/latest" -nt "$run/test.de" ]]; then
+  "$program" translate -r "$mean" --input data/en_de/test.en >"$run/test.de.part"
   mv "$run/test.de.part" "$run/test.de"
-}
+fi
 stage "simple translators"
 [[ -s "$run/baselines.json" ]] || "$(kokomoe_python)" scripts/translation_baselines.py data/en_de \
   --program "$program" --json "$run/baselines.json" >&2

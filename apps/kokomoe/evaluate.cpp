@@ -86,7 +86,9 @@ int generate(LoadedModel<T>& loaded, const GenerateOptions& options) {
 void add_eval(CLI::App& program, Action& action) {
   auto options = std::make_shared<EvalOptions>();
   CLI::App* command = program.add_subcommand("eval", "evaluate a checkpoint on held-out text");
-  command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
+  command
+      ->add_option("-r,--resume", options->from,
+                   "run folder (its latest), its checkpoints/best, or step folder")
       ->required();
   command->add_option("--json", options->json, "write figures to a file, or - for standard output");
   command->add_option("overrides", options->overrides, "section/key=value ...");
@@ -111,7 +113,9 @@ void add_generate(CLI::App& program, Action& action) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = program.add_subcommand(
       "generate", "continue prompts; one line each, from --prompt or standard input");
-  command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
+  command
+      ->add_option("-r,--resume", options->from,
+                   "run folder (its latest), its checkpoints/best, or step folder")
       ->required();
   command->add_option("--prompt", options->prompts, "text to continue; may be repeated")
       ->expected(1)

@@ -38,7 +38,9 @@ void add_predict(CLI::App& program, Action& action) {
   auto options = std::make_shared<PredictOptions>();
   CLI::App* command = program.add_subcommand(
       "predict", "label the rows of a table, in the form that GLUE takes: index, prediction");
-  command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
+  command
+      ->add_option("-r,--resume", options->from,
+                   "run folder (its latest), its checkpoints/best, or step folder")
       ->required();
   command
       ->add_option("--input", options->input,

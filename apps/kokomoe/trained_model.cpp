@@ -24,9 +24,7 @@ std::string escaped(const std::string& text) {
       line += "\\n";
     else if (c == '\r')
       line += "\\r";
-    else if (c == '\\')
-      line += "\\\\";
-    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+    else if (c != '\t' && (static_cast<unsigned char>(c) < 0x20 || c == 0x7f))
       line += control_escape(c);
     else
       line += c;

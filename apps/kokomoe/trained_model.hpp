@@ -27,8 +27,9 @@ int with_model(const std::string& from, const std::vector<std::string>& override
   return deck.text("run/precision") == "double" ? run(load(step, 0.0)) : run(load(step, 0.0F));
 }
 
-/// One output line for each input: newlines, backslashes and control bytes inside are escaped. A
-/// model of bytes may say anything, and a terminal obeys.
+/// One output line for each input: newlines, carriage returns and control bytes other than tabs are
+/// escaped, since a model of bytes may say anything, and a terminal obeys. All other text stays as
+/// it is, backslashes too: what is scored has to be what the model wrote.
 std::string escaped(const std::string& text);
 
 }  // namespace kokomoe::app

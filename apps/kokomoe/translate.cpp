@@ -23,7 +23,7 @@ struct TranslateOptions {
 std::vector<std::string> read_lines(std::istream& in, const std::string& name, std::size_t count) {
   std::vector<std::string> lines;
   for (std::string line; lines.size() < count && std::getline(in, line);) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.ends_with('\r')) line.pop_back();
     lines.push_back(line);
   }
   if (in.bad()) throw InputError("\"" + name + "\" could not be read");
@@ -45,9 +45,11 @@ int translate(Loaded<Translation<T>>& loaded, const TranslateOptions& options) {
   const std::size_t at_once = console && isatty(STDIN_FILENO) != 0 ? 1 : 4096;
   std::size_t number = 0;
   while (true) {
-    const std::vector<std::string> lines = read_lines(in, name, at_once);
+    std::vector<std::string> lines = read_lines(in, name, at_once);
     if (lines.empty()) return done;
     std::vector<std::vector<int>> sources;
+    // As what the model was trained on, without a byte order mark.
+    if (number == 0 && lines.front().starts_with("\xef\xbb\xbf")) lines.front().erase(0, 3);
     for (const std::string& line : lines) {
       ++number;
       sources.push_back(loaded.tokenizer->encode(line));
@@ -70,7 +72,9 @@ void add_translate(CLI::App& program, Action& action) {
   auto options = std::make_shared<TranslateOptions>();
   CLI::App* command = program.add_subcommand(
       "translate", "translate sentences, a line each, by beam search as search/* of the deck says");
-  command->add_option("-r,--resume", options->from, "run folder (its latest) or step folder")
+  command
+      ->add_option("-r,--resume", options->from,
+                   "run folder (its latest), its checkpoints/best, or step folder")
       ->required();
   command->add_option("--input", options->input,
                       "text file, or - for standard input (the default)");

@@ -50,13 +50,16 @@ std::uint32_t token_width(const Tokenizer& tokenizer) {
 }
 
 /// What names a cache: contents and their borders, and how they are encoded.
-std::uint64_t cache_key(const std::vector<std::string>& files, const Tokenizer& tokenizer) {
+std::uint64_t cache_key(const std::vector<std::string>& files, const Tokenizer& tokenizer,
+                        TextForm form) {
   detail::StreamDigest digest;
   const std::string identity = tokenizer.identity();
   digest.add(identity.data(), identity.size());
   for (const std::string& path : files) {
     const detail::MappedFile file = detail::open_text(path);
     const std::uint64_t size = file.size();
+    const std::string other_form = detail::differs_in_form(file.text(), form) ? "lines/" : "";
+    digest.add(other_form.data(), other_form.size());
     digest.add(&size, sizeof size);
     digest.add(file.data(), file.size());
   }
@@ -105,7 +108,7 @@ class CacheWriter {
 };
 
 void make_cache(const std::string& path, const std::vector<std::string>& files,
-                const Tokenizer& tokenizer, std::uint64_t key) {
+                const Tokenizer& tokenizer, TextForm form, std::uint64_t key) {
   const std::string aside = path + "." + std::to_string(::getpid()) + ".tmp";
   try {
     CacheWriter writer(aside, token_width(tokenizer));
@@ -118,15 +121,18 @@ void make_cache(const std::string& path, const std::vector<std::string>& files,
       if (tokenizer.needs_utf8()) detail::require_utf8(name, file.text());
       writer.add({tokenizer.beginning_of_text()});
       // In pieces that end with a line, so that memory stays small.
-      std::string_view rest = file.text();
+      const bool differs = detail::differs_in_form(file.text(), form);
+      std::string_view rest = differs ? detail::without_mark(file.text()) : file.text();
       while (!rest.empty()) {
         constexpr std::size_t piece = std::size_t(1) << 20;
         const auto newline = rest.size() <= piece ? rest.npos : rest.find('\n', piece);
         const std::size_t end = newline == rest.npos ? rest.size() : newline + 1;
-        writer.add(tokenizer.encode(rest.substr(0, end)));
+        const std::string kept = differs ? detail::without_returns(rest.substr(0, end)) : "";
+        const std::string_view lines = differs ? std::string_view(kept) : rest.substr(0, end);
+        writer.add(tokenizer.encode(lines));
+        header.text_bytes += lines.size();
         rest.remove_prefix(end);
       }
-      header.text_bytes += file.size();
     }
     writer.finish(header);
     fs::rename(aside, path);
@@ -183,7 +189,8 @@ struct Corpus::State {
 Corpus::Corpus(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
 Corpus Corpus::open(const std::vector<std::string>& files, const Tokenizer& tokenizer,
-                    const std::string& cache_folder, const Communicator& communicator) {
+                    const std::string& cache_folder, const Communicator& communicator,
+                    TextForm form) {
   if (files.empty()) throw InputError("no text files given");
   struct {
     std::uint64_t key = 0;
@@ -193,14 +200,14 @@ Corpus Corpus::open(const std::vector<std::string>& files, const Tokenizer& toke
     return cache_folder + "/tokens-" + detail::hex(key) + ".bin";
   };
   run_on_root(communicator, [&] {
-    found.key = cache_key(files, tokenizer);
+    found.key = cache_key(files, tokenizer, form);
     const std::string path = path_of(found.key);
     std::error_code ignored;
     found.reused = fs::is_regular_file(path, ignored) &&
                    problem_of(detail::MappedFile(path), found.key, true).empty();
     if (found.reused != 0) return;  // even from a folder that cannot be written to
     detail::make_writable_folder(cache_folder, "cache folder");
-    make_cache(path, files, tokenizer, found.key);
+    make_cache(path, files, tokenizer, form, found.key);
   });
   communicator.broadcast(&found, sizeof found);
 

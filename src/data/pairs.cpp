@@ -25,11 +25,21 @@ int bucket_of(int length) {
   return bucket;
 }
 
-std::vector<PairCorpus::Line> lines_of(const Corpus& corpus, int newline) {
-  std::vector<PairCorpus::Line> lines;
+/// The lines of all files, and where in them those of each file end.
+struct Lines {
+  std::vector<PairCorpus::Line> all;
+  std::vector<std::size_t> file_ends;
+
+  std::size_t of_file(std::size_t file) const {
+    return file_ends[file] - (file == 0 ? 0 : file_ends[file - 1]);
+  }
+};
+
+Lines lines_of(const Corpus& corpus, int newline) {
+  Lines lines;
   std::size_t begin = 0;
   const auto end_line = [&](std::size_t end) {
-    lines.push_back({begin, static_cast<int>(end - begin)});
+    lines.all.push_back({begin, static_cast<int>(end - begin)});
   };
   for (std::size_t i = 0; i < corpus.size(); ++i) {
     const int id = corpus[i];
@@ -38,10 +48,12 @@ std::vector<PairCorpus::Line> lines_of(const Corpus& corpus, int newline) {
       begin = i + 1;
     } else if (id == corpus.beginning_of_text()) {
       if (i > begin) end_line(i);  // the file before has no newline at its end
+      if (i > 0) lines.file_ends.push_back(lines.all.size());
       begin = i + 1;
     }
   }
   if (corpus.size() > begin) end_line(corpus.size());
+  lines.file_ends.push_back(lines.all.size());
   return lines;
 }
 
@@ -54,10 +66,9 @@ std::size_t cut_at(std::span<const std::uint64_t> before, int part, int parts) {
                                   before.begin());
 }
 
-std::string joined(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "\"" : ", \"") + name + "\"";
-  return text;
+/// "2 files", "1 file".
+std::string files_of(const std::vector<std::string>& names) {
+  return std::to_string(names.size()) + (names.size() == 1 ? " file" : " files");
 }
 
 /// Lines of one side, one behind the other; `begins`: with an end of sentence first and targets one
@@ -156,16 +167,22 @@ PairCorpus PairCorpus::open(const std::vector<std::string>& source_files,
   const std::vector<int> newline = tokenizer.encode("\n");
   if (newline.size() != 1)
     throw InputError("the tokenizer has no token of its own for the end of a line");
-  Corpus source = Corpus::open(source_files, tokenizer, cache_folder, communicator);
-  Corpus target = Corpus::open(target_files, tokenizer, cache_folder, communicator);
-  std::vector<Line> source_lines = lines_of(source, newline[0]),
-                    target_lines = lines_of(target, newline[0]);
-  if (source_lines.size() != target_lines.size())
-    throw InputError(joined(source_files) + " has " + std::to_string(source_lines.size()) +
-                     " lines, " + joined(target_files) + " has " +
-                     std::to_string(target_lines.size()));
-  return PairCorpus(std::move(source), std::move(target), std::move(source_lines),
-                    std::move(target_lines));
+  if (source_files.size() != target_files.size())
+    throw InputError(files_of(source_files) + " of sources, " + files_of(target_files) +
+                     " of translations: each wants one of its own");
+  const auto open_side = [&](const std::vector<std::string>& files) {
+    return Corpus::open(files, tokenizer, cache_folder, communicator, TextForm::lines);
+  };
+  Corpus source = open_side(source_files), target = open_side(target_files);
+  Lines source_lines = lines_of(source, newline[0]), target_lines = lines_of(target, newline[0]);
+  // File by file: two that are cut elsewhere would pair every sentence behind the cut wrongly.
+  for (std::size_t f = 0; f < source_files.size(); ++f)
+    if (source_lines.of_file(f) != target_lines.of_file(f))
+      throw InputError("\"" + source_files[f] + "\" has " +
+                       std::to_string(source_lines.of_file(f)) + " lines, \"" + target_files[f] +
+                       "\" has " + std::to_string(target_lines.of_file(f)));
+  return PairCorpus(std::move(source), std::move(target), std::move(source_lines.all),
+                    std::move(target_lines.all));
 }
 
 void fill_pairs(const PairCorpus& corpus, std::span<const std::uint32_t> order,
@@ -195,7 +212,8 @@ PairBatches::PairBatches(PairCorpus corpus, std::uint64_t seed, std::int64_t bat
   // A draw for each pair, then by length: what is alike in length stands in random order.
   std::vector<std::uint64_t> key;
   std::vector<std::uint32_t> drawn;
-  detail::draw_order(seed, composition_lane, 0, static_cast<std::size_t>(corpus_.size()), key, drawn);
+  detail::draw_order(seed, composition_lane, 0, static_cast<std::size_t>(corpus_.size()), key,
+                     drawn);
   group_pairs(corpus_, drawn, max_length, batch_tokens, order_, batches_);
 }
 
@@ -239,7 +257,7 @@ std::size_t PairBatches::batch_of(std::int64_t step) const {
   if (epoch != epoch_) {
     std::vector<std::uint64_t> key;
     detail::draw_order(seed_, epoch_lane, static_cast<std::uint64_t>(epoch),
-            static_cast<std::size_t>(updates_of_epoch()), key, order_of_epoch_);
+                       static_cast<std::size_t>(updates_of_epoch()), key, order_of_epoch_);
     epoch_ = epoch;
   }
   return order_of_epoch_[static_cast<std::size_t>(step % updates_of_epoch())];

@@ -1,6 +1,5 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
-#include "data/text_file.hpp"
 #include "data/tokenizers.hpp"
 #include "kokomoe/config.hpp"
 #include "kokomoe/core/error.hpp"
@@ -13,6 +12,8 @@
 #include <sentencepiece_trainer.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <unordered_map>
 #include <utility>
 
@@ -80,15 +81,21 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (!status.ok()) fail("SentencePiece", status.ToString());
     return text;
   }
-  std::string name() const override { return "sentencepiece"; }
+  std::string name() const override {
+    return "sentencepiece";
+  }
   std::string identity() const override {
     return "sentencepiece/1/" + hex(xxh3(model_.data(), model_.size()));
   }
   int bytes_of(int id) const override {
     return id >= 0 && id < vocabulary() ? bytes_[static_cast<std::size_t>(id)] : 0;
   }
-  bool needs_utf8() const override { return true; }
-  std::string serialized() const override { return model_; }
+  bool needs_utf8() const override {
+    return true;
+  }
+  std::string serialized() const override {
+    return model_;
+  }
 
  private:
   std::string model_;
@@ -97,31 +104,15 @@ class SentencePieceTokenizer final : public Tokenizer {
   int newline_ = -1;
 };
 
-/// Lines of the files, in order.
-class Lines final : public sentencepiece::SentenceIterator {
+/// Lines as the library reads them.
+class Sentences final : public sentencepiece::SentenceIterator {
  public:
-  explicit Lines(const std::vector<std::string>& files) {
-    for (const std::string& path : files) {
-      maps_.push_back(open_text(path));
-      require_utf8(path, maps_.back().text());
-    }
-    Next();
-  }
+  explicit Sentences(TrainingLines& lines) : lines_(lines) { Next(); }
   bool done() const override { return done_; }
   void Next() override {
-    while (map_ < maps_.size()) {
-      const std::string_view rest = maps_[map_].text().substr(at_);
-      if (rest.empty()) {
-        ++map_;
-        at_ = 0;
-        continue;
-      }
-      const std::size_t end = std::min(rest.find('\n'), rest.size());
-      line_.assign(rest.substr(0, end));
-      at_ += std::min(end + 1, rest.size());
-      if (!line_.empty()) return;
-    }
-    done_ = true;
+    std::string_view line;
+    done_ = !lines_.next(line);
+    if (!done_) line_.assign(line);
   }
   const std::string& value() const override { return line_; }
   // Its own type in old versions, Abseil's in new ones.
@@ -129,12 +120,25 @@ class Lines final : public sentencepiece::SentenceIterator {
   Status status() const override { return {}; }
 
  private:
-  std::vector<MappedFile> maps_;
-  std::size_t map_ = 0;
-  std::size_t at_ = 0;
+  TrainingLines& lines_;
   std::string line_;
   bool done_ = false;
 };
+
+/// The library counts all characters and ends of lines in 31 bits, and ends the process where they
+/// do not fit.
+void require_size(TrainingLines& lines) {
+  std::uint64_t characters = 0;
+  lines.rewind();
+  for (std::string_view line; lines.next(line);)
+    characters += 1 + static_cast<std::uint64_t>(std::count_if(
+                          line.begin(), line.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+  if (characters > std::numeric_limits<std::int32_t>::max())
+    throw InputError("SentencePiece cannot train on more than 2^31 - 1 characters, and " +
+                     std::to_string(lines.taken()) + " lines of the text have " +
+                     std::to_string(characters) +
+                     ": lower data/vocabulary_lines, or name a model in data/tokenizer_model");
+}
 
 }  // namespace
 
@@ -143,8 +147,11 @@ std::shared_ptr<const Tokenizer> sentencepiece_tokenizer(const std::string& mode
   return std::make_shared<SentencePieceTokenizer>(model, origin);
 }
 
-std::string train_sentencepiece(const std::vector<std::string>& files, int vocabulary) {
-  Lines lines(files);
+std::string train_sentencepiece(TrainingLines& lines, int vocabulary) {
+  lines.require_utf8();
+  require_size(lines);
+  lines.rewind();
+  Sentences sentences(lines);
   const std::unordered_map<std::string, std::string> options = {
       {"model_type", "unigram"},
       {"vocab_size", std::to_string(vocabulary)},
@@ -165,11 +172,11 @@ std::string train_sentencepiece(const std::vector<std::string>& files, int vocab
       {"minloglevel", "2"},
   };
   std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);
+  const auto status = sentencepiece::SentencePieceTrainer::Train(options, &sentences, &model);
   if (!status.ok())
     throw InputError("SentencePiece cannot train a vocabulary of " + std::to_string(vocabulary) +
-                     " on " + files.front() + (files.size() > 1 ? ", ..." : "") + ": " +
-                     status.ToString());
+                     " on " + lines.files().front() + (lines.files().size() > 1 ? ", ..." : "") +
+                     ": " + status.ToString());
   return model;
 }
 
@@ -191,7 +198,7 @@ std::shared_ptr<const Tokenizer> sentencepiece_tokenizer(const std::string&, con
   no_sentencepiece();
 }
 
-std::string train_sentencepiece(const std::vector<std::string>&, int) {
+std::string train_sentencepiece(TrainingLines&, int) {
   no_sentencepiece();
 }
 

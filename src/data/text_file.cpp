@@ -95,6 +95,28 @@ void require_utf8(const std::string& path, std::string_view text) {
   }
 }
 
+namespace {
+constexpr std::string_view byte_order_mark = "\xef\xbb\xbf";
+}
+
+std::string_view without_mark(std::string_view text) {
+  if (text.starts_with(byte_order_mark)) text.remove_prefix(byte_order_mark.size());
+  return text;
+}
+
+std::string without_returns(std::string_view text) {
+  std::string kept;
+  kept.reserve(text.size());
+  for (std::size_t i = 0; i < text.size(); ++i)
+    if (text[i] != '\r' || (i + 1 < text.size() && text[i + 1] != '\n')) kept += text[i];
+  return kept;
+}
+
+bool differs_in_form(std::string_view text, TextForm form) {
+  return form == TextForm::lines && (text.starts_with(byte_order_mark) || text.ends_with('\r') ||
+                                     text.find("\r\n") != text.npos);
+}
+
 void replace_file_with(const std::string& path, const std::string& bytes) {
   // Two runs may fill one cache at once: each writes its own file.
   const std::string aside = path + "." + std::to_string(::getpid()) + ".tmp";

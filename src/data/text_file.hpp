@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/data/text_form.hpp"
+
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -34,6 +36,15 @@ MappedFile open_text(const std::string& path);
 
 /// Throws InputError "<path>:<line>: error: not UTF-8 ..." at the first byte that breaks UTF-8.
 void require_utf8(const std::string& path, std::string_view text);
+
+/// Behind a byte order mark at the beginning of a file.
+std::string_view without_mark(std::string_view text);
+
+/// Of a file's text or whole lines of it: "\r" before "\n" and at the end taken out.
+std::string without_returns(std::string_view text);
+
+/// True when a file's text in this form is not its bytes.
+bool differs_in_form(std::string_view text, TextForm form);
 
 /// Writes a whole file aside and renames it. Throws Error.
 void replace_file_with(const std::string& path, const std::string& bytes);

@@ -17,6 +17,8 @@ namespace kokomoe {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 /// The step folders that are meant, the newest last.
 std::vector<std::string> find_steps(const AverageOptions& options) {
   std::vector<std::string> steps;
@@ -38,6 +40,11 @@ std::vector<std::string> find_steps(const AverageOptions& options) {
     std::stable_sort(steps.begin(), steps.end(),
                      [&](const auto& a, const auto& b) { return step_of(a) < step_of(b); });
   }
+  for (std::size_t i = 0; i < steps.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      if (fs::equivalent(steps[i], steps[j]))
+        throw InputError(steps[i] + " goes into the mean twice" +
+                         (steps[i] == steps[j] ? "" : ", also as " + steps[j]));
   if (steps.size() < 2)
     throw InputError("a mean wants two checkpoints at least, not " + std::to_string(steps.size()));
   return steps;
@@ -83,7 +90,7 @@ void average(const std::vector<std::string>& steps, const std::string& run_folde
   meta.counters.erase("best_step");
   meta.numbers.erase("best_loss");
   std::error_code code;
-  std::filesystem::create_directories(run_folder + "/checkpoints", code);
+  fs::create_directories(run_folder + "/checkpoints", code);
   if (code) fail(run_folder + "/checkpoints", "cannot be made: " + code.message());
   detail::replace_file(run_folder + "/effective.toml", meta.deck);
   save_checkpoint<T>(run_folder + "/checkpoints", store, meta, communicator, false, 2);
@@ -98,7 +105,10 @@ std::vector<std::string> average_checkpoints(const AverageOptions& options,
   const std::vector<std::string> steps = find_steps(options);
   RunLock lock;
   lock.take(options.run_folder);
-  if (is_run(options.run_folder))
+  // Without a checkpoint it is what an earlier mean left when it was interrupted.
+  std::error_code ignored;
+  if (has_checkpoint(options.run_folder) ||
+      fs::exists(options.run_folder + "/metrics.jsonl", ignored))
     throw InputError("run folder \"" + options.run_folder + "\" holds a run already");
   const Deck deck = deck_of_checkpoint(steps.front(), {}, communicator);
   if (deck.text("run/precision") == "double")

@@ -72,7 +72,7 @@ void follow(const ExecutionSpace& space, const KeyValueCache<T>& from, const Key
 /// One sentence of the search.
 struct Sentence {
   std::size_t source = 0;  ///< its number
-  int limit = 0;           ///< tokens, the end among them
+  int limit = 0;           ///< steps: tokens at most, and an end
   std::vector<Hypothesis> live, finished;
 };
 
@@ -240,7 +240,7 @@ class Search {
       const bool done = static_cast<int>(sentence.finished.size()) >= options_.beam ||
                         n == sentence.limit || sentence.live.empty();
       if (done) {
-        finish(sentence, n);
+        finish(sentence);
         continue;
       }
       for (const int parent : of_sentence) {
@@ -288,16 +288,17 @@ class Search {
         sentence.finished.push_back(std::move(hypothesis));
       }
     }
-    sentence.live = std::move(next);
+    // The last step is for ends alone: who does not end has no token more.
+    if (n < sentence.limit) sentence.live = std::move(next);
   }
 
-  void finish(Sentence& sentence, int n) {
+  void finish(Sentence& sentence) {
     std::vector<Hypothesis>& result = results_[sentence.source];
     result = std::move(sentence.finished);
     if (result.empty())
       for (Hypothesis& hypothesis : sentence.live) {
         hypothesis.finished = false;
-        hypothesis.score = score(hypothesis, static_cast<std::size_t>(n));
+        hypothesis.score = score(hypothesis, hypothesis.tokens.size());
         result.push_back(std::move(hypothesis));
       }
     std::stable_sort(result.begin(), result.end(),

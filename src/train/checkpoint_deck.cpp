@@ -34,7 +34,8 @@ bool makes_another_model(const std::string& key) {
 
 /// Evaluation has its tokenizer from the checkpoint.
 bool makes_tokenizer(const std::string& key) {
-  return key == "data/tokenizer" || key == "data/tokenizer_model" || key == "data/vocabulary";
+  return key == "data/tokenizer" || key == "data/tokenizer_model" || key == "data/vocabulary" ||
+         key == "data/vocabulary_lines";
 }
 
 using Difference =

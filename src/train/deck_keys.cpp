@@ -205,7 +205,11 @@ void add_tokenizer_keys(Schema& schema, const char* tokenizer) {
                .choice({"bytes", "sentencepiece"}))
       .add(KeySpec::text("data/tokenizer_model", "", "SentencePiece model; empty = train one"))
       .add(KeySpec::integer("data/vocabulary", 8000, "of a SentencePiece model to be trained")
-               .range(260, 1e6));
+               .range(260, 1e6))
+      .add(KeySpec::integer("data/vocabulary_lines", 4000000,
+                            "evenly spaced lines that it is trained on, where there are more; 0 = "
+                            "all")
+               .range(0, 4294967295.0));
 }
 
 MoeConfig read_moe(const Deck& deck, bool causal, std::vector<std::string>& notes) {
@@ -273,6 +277,7 @@ void read_training(const Deck& deck, TrainConfig& config) {
   config.tokenizer.kind = deck.text("data/tokenizer");
   config.tokenizer.model = deck.text("data/tokenizer_model");
   config.tokenizer.vocabulary = static_cast<int>(deck.integer("data/vocabulary"));
+  config.tokenizer.training_lines = deck.integer("data/vocabulary_lines");
   config.tokenizer.cache_folder = config.cache_folder;
 }
 

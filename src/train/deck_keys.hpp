@@ -28,7 +28,7 @@ struct TrainingDefaults {
 };
 /// train/*, optimizer/*, checkpoint/*, parallel/*.
 void add_training_keys(Schema& schema, const TrainingDefaults& defaults = {});
-/// data/cache, data/tokenizer, data/tokenizer_model, data/vocabulary.
+/// data/cache, data/tokenizer, data/tokenizer_model, data/vocabulary, data/vocabulary_lines.
 void add_tokenizer_keys(Schema& schema, const char* tokenizer = "bytes");
 
 /// moe/* with model/d_model, d_hidden, activation and bias; refuses what cannot be. `causal`: some

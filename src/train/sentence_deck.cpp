@@ -106,7 +106,8 @@ SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>
                                         std::to_string(config.sentences) +
                                         " sentences of an update");
   if (!config.from.empty())
-    for (const char* key : {"data/tokenizer", "data/tokenizer_model", "data/vocabulary"})
+    for (const char* key :
+         {"data/tokenizer", "data/tokenizer_model", "data/vocabulary", "data/vocabulary_lines"})
       if (detail::asked(deck, defaults, key))
         deck.refuse(key, "the tokenizer is that of model/from: leave one of them out");
   detail::refuse_for_encoders(deck, config);

@@ -266,8 +266,9 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
  public:
   using TaskWith::TaskWith;
 
-  std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator) const override {
-    if (config_.from.empty()) return Task::make_tokenizer(communicator);
+  std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator,
+                                                  std::vector<std::string>& notes) const override {
+    if (config_.from.empty()) return Task::make_tokenizer(communicator, notes);
     return tokenizer_of(
         read_manifest(resolve_checkpoint(config_.from, communicator), communicator));
   }

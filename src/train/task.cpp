@@ -58,8 +58,9 @@ const TaskInfo& task_of(const Deck& deck) {
   return task_info(deck.text("run/task"));
 }
 
-std::shared_ptr<const Tokenizer> Task::make_tokenizer(const Communicator& communicator) const {
-  return kokomoe::make_tokenizer(config().tokenizer, communicator);
+std::shared_ptr<const Tokenizer> Task::make_tokenizer(const Communicator& communicator,
+                                                      std::vector<std::string>& notes) const {
+  return kokomoe::make_tokenizer(config().tokenizer, communicator, &notes);
 }
 
 namespace {

@@ -58,7 +58,9 @@ TrainingLoop<T>::TrainingLoop(const TrainingOptions& options, const Deck& deck, 
       watchdog_seconds_(options.watchdog_seconds),
       control_(options.run_folder, options.wall_seconds),
       progress_(communicator.is_root() && !options.quiet, config_.steps) {
-  tokenizer_ = saved ? tokenizer_of(saved->meta) : task.make_tokenizer(communicator);
+  std::vector<std::string> notes;
+  tokenizer_ = saved ? tokenizer_of(saved->meta) : task.make_tokenizer(communicator, notes);
+  for (const std::string& note : notes) progress_.say("note: " + note);
   model_ = task.make<T>(tokenizer_, communicator, saved ? DataUse::resuming : DataUse::training);
   data_digest_ = model_->data_digest();
   say_model();

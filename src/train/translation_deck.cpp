@@ -97,6 +97,11 @@ TranslationConfig read_translation_deck(const Deck& deck, std::vector<std::strin
                                 const std::vector<std::string>& target) {
     if (source.empty() != target.empty())
       deck.refuse("data/" + part + (source.empty() ? "_source" : "_target"), "names no file");
+    const auto files = [](std::size_t count) { return std::to_string(count) + " file(s)"; };
+    if (source.size() != target.size())
+      deck.refuse("data/" + part + "_target",
+                  "names " + files(target.size()) + ", data/" + part + "_source " +
+                      files(source.size()) + ": file n of the one belongs to file n of the other");
   };
   if (config.train_source.empty()) deck.refuse("data/train_source", "names no file");
   require_both("train", config.train_source, config.train_target);
@@ -109,6 +114,7 @@ TranslationConfig read_translation_deck(const Deck& deck, std::vector<std::strin
                 "\"layout\" works with run/task = \"language_model\" alone: attention to another "
                 "sentence has no fixed order of sums yet");
 
+  config.tokenizer.training_form = TextForm::lines;
   config.tokenizer.training_files = config.train_source;
   config.tokenizer.training_files.insert(config.tokenizer.training_files.end(),
                                          config.train_target.begin(), config.train_target.end());

@@ -108,6 +108,9 @@ printf 'The router\nAn expert\n' |
 cmp one.txt two.txt
 [[ $(wc -l <one.txt) == 2 ]] || fail "two prompts gave $(wc -l <one.txt) lines"
 grep -q '^The router' one.txt || fail "the prompt is not repeated"
+# Backslashes and tabs are text; what would end a line or move a cursor is not.
+odd="$(kokomoe generate -r run/checkpoints/step_4 --tokens 0 --prompt $'a\\n\tb\n\r\e\x7fc')"
+[[ "$odd" == $'a\\n\tb\\n\\r\\x1b\\x7fc' ]] || fail "escaped otherwise: $odd"
 
 # Samples: continuations of held-out text at each evaluation, once each when a run is stopped and goes on,
 # valid JSON whatever bytes a model writes.

@@ -41,6 +41,8 @@ expect 0 'done: 25 steps' \
   kokomoe train -d back -r back/checkpoints/step_10 "${ruin[@]}" train/steps=25
 [[ "$(cat back/checkpoints/best)" == step_10 ]] ||
   fail "after going back to step_10, $(cat back/checkpoints/best) is the best"
+expect 0 '^step 10: loss' kokomoe eval -r back/checkpoints/best
+expect 0 '^step 25: loss' kokomoe eval -r back
 # The best of that past is gone: the best that there is takes its place.
 kokomoe train -i deck.toml -d gone "${settings[@]}" train/eval_every=10 checkpoint/every=1 >/dev/null
 expect 0 'note: no checkpoint here is the best up to step 19' \

@@ -9,7 +9,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 "$KOKOMOE_PYTHON" - <<'PY'
 import random
 source = random.Random(99)
-words = ["ka", "no", "ri", "tam", "bel", "su"]
+# With what the output must not escape: scores of eval and score agree on it.
+words = ["ka", "no", "ri", "tam", "b\\l", "s\tu"]
 for name, lines in (("train", 300), ("held", 40)):
     with open(name + ".a", "w") as a, open(name + ".b", "w") as b:
         for _ in range(lines):
@@ -80,6 +81,7 @@ expect 0 'done: 500 steps' kokomoe train -i pairs.toml -d learnt train/steps=500
 kokomoe translate -r learnt <held.a >held.out
 kokomoe translate -r learnt --input held.a >held.again
 cmp held.out held.again || fail "standard input and a file differ"
+kokomoe translate -r learnt/checkpoints/best --input held.a | cmp - held.out || fail "best is another"
 "$KOKOMOE_PYTHON" - <<'PY'
 import json
 lines = lambda name: open(name).read().split("\n")
@@ -88,6 +90,8 @@ assert rows == [{"step": 500, "text": text, "source": source, "reference": refer
                 text, source, reference in zip(lines("held.out")[:2], lines("held.a"), lines("held.b"))], rows
 PY
 (($(wc -l <held.out) == 40)) || fail "$(wc -l <held.out) lines of 40"
+grep -q '[^\]\\L' held.out || fail "no single backslash in a translation"
+grep -q $'S\tU' held.out || fail "no tab in a translation"
 expect 0 'bleu' kokomoe eval -r learnt --json eval.json
 kokomoe score --reference held.b --hypothesis held.out --json score.json >/dev/null
 "$KOKOMOE_PYTHON" - <<'PY'
@@ -136,6 +140,18 @@ grep -q 'optimizer/m/embedding.weight.*differ' output.txt && fail "the moments a
 expect 2 'two checkpoints at least' kokomoe average many -d other
 expect 2 'has 3 checkpoint' kokomoe average many --last 4 -d other
 expect 2 'holds a run already' kokomoe average many --last 2 -d whole
+expect 2 'holds a run already' kokomoe average many --last 2 -d mean
+mkdir -p begun && touch begun/metrics.jsonl  # a training before its first checkpoint
+expect 2 'holds a run already' kokomoe average many --last 2 -d begun
+expect 2 'step_12 goes into the mean twice' kokomoe average many many -d other
+expect 2 'step_12 goes into the mean twice, also as' kokomoe average many ./many/checkpoints/step_8 \
+  ./many/checkpoints/latest -d other
+# An interrupted one leaves a folder that the next takes over.
+mkdir -p interrupted/checkpoints/step_12.tmp
+cp mean/effective.toml mean/lock interrupted
+expect 0 'mean of 3 checkpoints' kokomoe average many --last 3 -d interrupted
+expect 0 'all equal' kokomoe inspect mean interrupted
+[[ ! -e interrupted/checkpoints/step_12.tmp ]] || fail "what was interrupted is still there"
 expect 0 'done' kokomoe train -i pairs.toml -d wide model/d_hidden=64 train/steps=1
 expect 2 'model/d_hidden' kokomoe average many wide -d other
 [[ ! -e other ]] || fail "what failed left a folder"
@@ -144,6 +160,18 @@ head -n 299 train.b >short.b
 expect 2 'train.a" has 300 lines, "short.b" has 299' \
   kokomoe train -i pairs.toml -d short data/train_target=short.b
 [[ ! -e short/metrics.jsonl ]] || fail "a run of nothing began"
+expect 2 'data/train_target.*names 2 file.*data/train_source 1' \
+  kokomoe validate -i pairs.toml 'data/train_target=["train.b", "held.b"]'
+# Text of another system is the same text.
+for side in a b; do
+  for name in train held; do
+    { printf '\xef\xbb\xbf' && sed 's/$/\r/' "$name.$side"; } >"$name.crlf.$side"
+  done
+done
+expect 0 'done: 12 steps' kokomoe train -i pairs.toml -d crlf data/train_source=train.crlf.a \
+  data/train_target=train.crlf.b data/heldout_source=held.crlf.a data/heldout_target=held.crlf.b
+diff <(rows whole) <(rows crlf) || fail "line ends change a training"
+kokomoe translate -r learnt --input held.crlf.a | cmp - held.out || fail "line ends change a translation"
 expect 2 'data/train_source.*nothere' kokomoe validate --data -i pairs.toml data/train_source=nothere
 expect 0 'note: .*nothere' kokomoe validate -i pairs.toml data/train_source=nothere
 expect 2 'data/heldout_target' kokomoe validate -i pairs.toml 'data/heldout_target=[]'

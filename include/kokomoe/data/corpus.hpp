@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/data/text_form.hpp"
 #include "kokomoe/data/tokenizer.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 
@@ -22,10 +23,11 @@ class Corpus {
   /// the others wait; every rank must see the folder. Collective. InputError names the file, and
   /// the line where text is not UTF-8 and the tokenizer wants that.
   static Corpus open(const std::vector<std::string>& files, const Tokenizer& tokenizer,
-                     const std::string& cache_folder, const Communicator& communicator);
+                     const std::string& cache_folder, const Communicator& communicator,
+                     TextForm form = TextForm::bytes);
 
   std::size_t size() const;         ///< tokens, beginnings of text included
-  std::int64_t text_bytes() const;  ///< bytes of all files
+  std::int64_t text_bytes() const;  ///< of all files, in their form
   int vocabulary() const;           ///< every token is below
   int beginning_of_text() const;
   int operator[](std::size_t index) const;

@@ -16,8 +16,9 @@ namespace kokomoe {
 /// Two texts, a sentence a line, line n of the one belonging to line n of the other, as tokens.
 class PairCorpus {
  public:
-  /// See Corpus::open. InputError that names both files when they have not equally many lines.
-  /// Collective.
+  /// See Corpus::open. A byte order mark, and "\r" at the end of a line, are no part of a sentence.
+  /// InputError that names both files when file n of the one side has not as many lines as file n
+  /// of the other, and when there are not as many files. Collective.
   static PairCorpus open(const std::vector<std::string>& source_files,
                          const std::vector<std::string>& target_files, const Tokenizer& tokenizer,
                          const std::string& cache_folder, const Communicator& communicator);

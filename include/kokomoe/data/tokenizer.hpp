@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/data/text_form.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -40,16 +42,22 @@ struct TokenizerOptions {
   int vocabulary = 0;                       ///< of a model to be trained, special tokens and 256
                                             ///< byte tokens included
   std::vector<std::string> training_files;  ///< text, UTF-8
-  std::string cache_folder;                 ///< trained models are kept here; "" = not kept
+  TextForm training_form = TextForm::bytes;
+  /// Of more lines with something in them as many are trained on, evenly spaced; 0 = all. Memory is
+  /// several times their size.
+  std::int64_t training_lines = 0;
+  std::string cache_folder;  ///< trained models are kept here; "" = not kept
 };
 
 /// Makes a tokenizer, the same on every rank; the root reads and trains. Collective. InputError for
 /// unknown kinds, missing files, a vocabulary that the text cannot fill, and "sentencepiece" in a
 /// build without it. Bytes: ids 0-255 are bytes, 256 is the beginning of text.
 /// SentencePiece (Kudo and Richardson 2018): unigram model trained with byte fallback, without
-/// normalisation, so that decode(encode(text)) = text for all UTF-8 text without U+2581.
+/// normalisation, so that decode(encode(text)) = text for all UTF-8 text without U+2581. `notes`
+/// gets, on the root, what somebody should know of the model.
 std::shared_ptr<const Tokenizer> make_tokenizer(const TokenizerOptions& options,
-                                                const Communicator& communicator);
+                                                const Communicator& communicator,
+                                                std::vector<std::string>* notes = nullptr);
 
 /// From what name() and serialized() gave.
 std::shared_ptr<const Tokenizer> make_tokenizer_from(const std::string& kind,

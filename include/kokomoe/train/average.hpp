@@ -18,9 +18,10 @@ struct AverageOptions {
 /// Makes `run_folder` a run whose one checkpoint has the mean of the parameters of several
 /// checkpoints of one model (Vaswani et al. 2017 average the last ones of a run), and everything
 /// else of the newest of them: step, moments, the routers' state. Sums are in double. Returns the
-/// step folders that went in. On one rank. InputError when there are fewer than two, when their
-/// decks make different models, when `run_folder` holds a run already, or when a checkpoint is
-/// damaged.
+/// step folders that went in. On one rank. InputError when there are fewer than two or one comes
+/// twice, when their decks make different models, when `run_folder` has a checkpoint or metrics of
+/// a training already, or when a checkpoint is damaged. What an interrupted call has left is taken
+/// over.
 std::vector<std::string> average_checkpoints(const AverageOptions& options,
                                              const Communicator& communicator);
 

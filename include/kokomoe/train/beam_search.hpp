@@ -28,9 +28,10 @@ struct Hypothesis {
 /// A sentence begins with one live hypothesis. In each step every continuation of every live one is
 /// ranked by log-probability, equal ones by hypothesis, then by token. Of the `beam` first those
 /// that end are finished; the `beam` first of those that do not end live on. A sentence is done
-/// when `beam` hypotheses are finished, or when its length is the source's + extra_length or what
-/// the model can take; live ones are given, unfinished, when none has finished. The length penalty
-/// is that of Wu et al. (2016, eq. 14).
+/// when `beam` hypotheses are finished, or when those of the source's length + extra_length tokens,
+/// or of max_length - 1, which is what the model takes with an end, have had their chance to end;
+/// live ones are given, unfinished, when none has finished. The length penalty is that of Wu et al.
+/// (2016, eq. 14).
 ///
 /// `ctx`: a context in evaluation mode; its tokens are not looked at, and both arenas are reset.
 /// Sentences do not see each other: results do not depend on the batch. Throws InputError naming a

@@ -25,8 +25,9 @@ class Task {
   virtual const MoeConfig& moe() const = 0;
   /// True when an output may depend on later tokens that it must not know.
   virtual bool looks_ahead() const { return false; }
-  /// The tokenizer of a run that begins. Collective.
-  virtual std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator) const;
+  /// The tokenizer of a run that begins. Collective. See kokomoe::make_tokenizer on `notes`.
+  virtual std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator,
+                                                          std::vector<std::string>& notes) const;
   /// Finds before any work, and without memory for a model, what training would refuse later; its
   /// files are known to be there. InputError that points at the key. On the root alone.
   virtual void rehearse(const Deck& deck, DataUse use) const = 0;

@@ -94,7 +94,8 @@ void collect(const HostPairBatch& batch, std::map<std::uint32_t, std::string>& t
 
 TEST_CASE("pairs are lines, with and without a newline at the end of a file", "[pairs]") {
   const TemporaryFolder folder;
-  const PairCorpus corpus = open(folder, {"one\n\nthree", "four\n"}, {"eins\nzwei\ndrei\nvier"});
+  const PairCorpus corpus =
+      open(folder, {"one\n\nthree", "four\n"}, {"eins\nzwei\ndrei\n", "vier"});
   REQUIRE(corpus.size() == 4);
   CHECK(source_of(corpus, 0) == "one");
   CHECK(source_of(corpus, 1).empty());
@@ -107,11 +108,40 @@ TEST_CASE("pairs are lines, with and without a newline at the end of a file", "[
 
 TEST_CASE("files of different length are refused with both names", "[pairs]") {
   const TemporaryFolder folder;
-  const std::string message = message_of<InputError>([&] {
-    open(folder, {"a\nb\n"}, {"c\n", "d\ne\n"});
-  });
-  CHECK_THAT(message, contains("source0\" has 2 lines"));
-  CHECK_THAT(message, contains("target0\", \"") && contains("target1\" has 3"));
+  const auto refusal = [&](const std::vector<std::string>& sources,
+                           const std::vector<std::string>& targets) {
+    return message_of<InputError>([&] { open(folder, sources, targets); });
+  };
+  CHECK_THAT(refusal({"a\nb\n"}, {"c\nd\ne"}),
+             contains("source0\" has 2 lines") && contains("target0\" has 3"));
+  // As many in all, cut at another place.
+  CHECK_THAT(refusal({"a\nb\n", "c\n", "d\n"}, {"a\nb\n", "c\nd\n", "\xef\xbb\xbf"}),
+             contains("source1\" has 1 lines") && contains("target1\" has 2"));
+  CHECK_THAT(refusal({"a\nb\n"}, {"a\n", "b\n"}),
+             contains("1 file of sources, 2 files of translations"));
+}
+
+TEST_CASE("line ends of other systems and byte order marks are no text", "[pairs]") {
+  const std::string mark = "\xef\xbb\xbf";
+  const TemporaryFolder folder, others;
+  const PairCorpus plain =
+      open(folder, {"one\n\nth\rree", "four\n"}, {"eins\nzwei\ndrei\n", "vier"});
+  const PairCorpus other = open(others, {mark + "one\r\n\r\nth\rree\r", mark + "four\r\n"},
+                                {"eins\r\nzwei\ndrei\r\n", mark + "vier"});
+  REQUIRE(other.size() == plain.size());
+  for (const auto& [a, b] :
+       {std::pair(plain.source(), other.source()), std::pair(plain.target(), other.target())}) {
+    REQUIRE(a.size() == b.size());
+    CHECK(a.text_bytes() == b.text_bytes());
+    for (std::size_t i = 0; i < a.size(); ++i) CHECK(a[i] == b[i]);
+  }
+  CHECK(source_of(other, 2) == "th\rree");
+  // Not the cache of the same bytes as they are.
+  const auto bytes = make_tokenizer({}, Communicator());
+  const std::vector<std::string> file = {others / "source1"};
+  const Corpus whole = Corpus::open(file, *bytes, others / "cache", Communicator());
+  CHECK(whole.size() == 1 + 3 + 4 + 2);
+  CHECK(Corpus::open(file, *bytes, others / "cache", Communicator(), TextForm::lines).size() == 6);
 }
 
 TEST_CASE("held-out pairs come once each, whatever the ranks", "[pairs]") {

@@ -94,6 +94,65 @@ TEST_CASE("SentencePiece gives text back byte for byte", "[tokenizer]") {
     const auto copy = make_tokenizer_from("sentencepiece", tokenizer->serialized());
     CHECK(copy->encode("the model") == tokenizer->encode("the model"));
   }
+  SECTION("of many lines some make the vocabulary") {
+    // In two files, with empty lines between.
+    std::vector<std::string> lines;
+    const std::string text = english();
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t end = std::min(text.find('\n', at), text.size());
+      lines.push_back(text.substr(at, end - at));
+      at = end + 1;
+    }
+    REQUIRE(lines.size() == 364);
+    const auto join = [&](std::size_t begin, std::size_t end) {
+      std::string joined;
+      for (std::size_t i = begin; i < end; ++i) joined += lines[i] + "\n\n";
+      return joined;
+    };
+    write_text(folder / "a.txt", join(0, 301));
+    write_text(folder / "b.txt", join(301, 364));
+    options.training_files = {folder / "a.txt", folder / "b.txt"};
+    std::vector<std::string> notes;
+    const auto identity = [&] {
+      notes.clear();
+      return make_tokenizer(options, Communicator(), &notes)->identity();
+    };
+    const auto models = [&] {
+      const auto in = std::filesystem::directory_iterator(options.cache_folder);
+      return std::distance(begin(in), end(in));
+    };
+    const std::string all = identity();
+    const auto before = models();
+    for (const std::int64_t enough : {364, 100000}) {
+      options.training_lines = enough;
+      CHECK(identity() == all);
+      CHECK(notes.empty());
+      CHECK(models() == before);  // the same cache
+    }
+    options.training_lines = 91;
+    const std::string some = identity();
+    CHECK(some != all);
+    CHECK(models() == before + 1);
+    REQUIRE(notes.size() == 1);
+    CHECK_THAT(notes[0], contains("91 of 364 lines") && contains("data/vocabulary_lines"));
+    CHECK(identity() == some);
+    CHECK(notes.size() == 1);  // from the cache, too
+    // Every fourth line, whatever the files' borders.
+    std::string fourth;
+    for (std::size_t i = 3; i < lines.size(); i += 4) fourth += lines[i] + "\n";
+    write_text(folder / "a.txt", fourth);
+    options.training_files = {folder / "a.txt"};
+    CHECK(identity() == some);
+    CHECK(notes.empty());
+  }
+  SECTION("line ends of other systems teach lines nothing") {
+    std::string other = "\xef\xbb\xbf";
+    for (const char c : english()) other += c == '\n' ? "\r\n" : std::string(1, c);
+    write_text(folder / "a.txt", other);
+    CHECK(make_tokenizer(options, Communicator())->identity() != tokenizer->identity());
+    options.training_form = TextForm::lines;
+    CHECK(make_tokenizer(options, Communicator())->identity() == tokenizer->identity());
+  }
   SECTION("a model file can be loaded") {
     write_text(folder / "m.model", tokenizer->serialized());
     options.model = folder / "m.model";

@@ -158,11 +158,12 @@ TEST_CASE("a beam of one is greedy", "[beam_search]") {
     std::vector<int> tokens;
     bool finished = false;
     double log_p = 0;
-    while (static_cast<int>(tokens.size()) < 8) {
+    while (true) {
       const std::vector<double> next = rig.next(source, tokens);
       const auto best = std::max_element(next.begin(), next.end());
-      log_p += *best;
       finished = best - next.begin() == end_token;
+      if (!finished && tokens.size() == 3 + 4) break;
+      log_p += *best;
       if (finished) break;
       tokens.push_back(static_cast<int>(best - next.begin()));
     }
@@ -174,6 +175,42 @@ TEST_CASE("a beam of one is greedy", "[beam_search]") {
   }
   CHECK(ended > 0);
   CHECK(limited > 0);
+}
+
+TEST_CASE("a translation is as long as it may be at most, finished or not", "[beam_search]") {
+  bool ended_at_limit = false, unfinished = false;
+  for (const std::uint64_t seed : {1, 2, 3, 4, 5, 6, 7, 8})
+    for (const int beam : {1, 3})
+      for (const int extra : {0, 1, 2, 50}) {
+        const int max_length = 9;
+        const Rig rig(tiny(seed % 2 == 0, "", max_length), seed);
+        for (const std::vector<int>& source :
+             {std::vector<int>{1}, {0, 2, 1}, {3, 3, 3, 3, 3, 3}}) {
+          const std::size_t most = std::min(source.size() + static_cast<std::size_t>(extra),
+                                            std::size_t{max_length - 1});
+          const auto all = rig.search({source}, {beam, 0.6, extra});
+          for (const Hypothesis& found : all.front()) {
+            INFO("seed " << seed << " beam " << beam << " extra " << extra);
+            CHECK(found.tokens.size() <= most);
+            if (found.finished) {
+              ended_at_limit = ended_at_limit || found.tokens.size() == most;
+              continue;
+            }
+            unfinished = true;
+            CHECK(found.tokens.size() == most);
+            double log_p = 0;
+            for (std::size_t i = 0; i < most; ++i) {
+              const std::vector<int> prefix(found.tokens.begin(),
+                                            found.tokens.begin() + static_cast<std::ptrdiff_t>(i));
+              log_p += rig.next(source, prefix)[static_cast<std::size_t>(found.tokens[i])];
+            }
+            CHECK(std::abs(found.log_probability - log_p) < 1e-11);
+            CHECK(std::abs(found.score - penalised(log_p, most, 0.6)) < 1e-11);
+          }
+        }
+      }
+  CHECK(ended_at_limit);
+  CHECK(unfinished);
 }
 
 TEST_CASE("a translation does not depend on its company", "[beam_search]") {
