@@ -7,6 +7,9 @@
 #include "train/encoder_keys.hpp"
 #include "train/tasks.hpp"
 
+#include <algorithm>
+#include <set>
+
 namespace kokomoe {
 
 Schema sentence_schema(const std::string& router) {
@@ -74,6 +77,10 @@ SentenceFormat read_format(const Deck& deck, const Deck& defaults) {
   if (format.first.empty()) deck.refuse("data/first", "names no column");
   if (format.label.empty()) deck.refuse("data/label", "names no column");
   if (format.labels.size() == 1) deck.refuse("data/labels", "one class is nothing to tell");
+  std::set<std::string> seen;
+  for (const std::string& label : format.labels)
+    if (!seen.insert(label).second)
+      deck.refuse("data/labels", "\"" + label + "\" stands there twice");
   return format;
 }
 

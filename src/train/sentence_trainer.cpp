@@ -245,7 +245,7 @@ std::string SentenceTrainer<T>::data_summary() const {
     return human_count(static_cast<double>(corpus.size())) +
            (corpus.pairs() ? " pairs" : " sentences") +
            (corpus.left_out() > 0
-                ? " (" + std::to_string(corpus.left_out()) + " rows without all columns left out)"
+                ? " (" + std::to_string(corpus.left_out()) + " incomplete rows left out)"
                 : "");
   };
   std::string text = describe(*corpus_) + " in " +

@@ -127,6 +127,10 @@ if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" predict -r tuned --input bare.tsv >told_ranks.tsv
   cmp told.tsv told_ranks.tsv || fail "two ranks predict other labels"
 fi
+head -n 1 bare.tsv >header.tsv
+expect 2 'header.tsv: error: no rows of sentences' kokomoe predict -r tuned --input header.tsv
+printf 'sentence1\tsentence2\n\tka no\nka\t\n' >empty.tsv
+[[ $(kokomoe predict -r tuned --input empty.tsv | wc -l) == 3 ]] || fail "a row has no answer"
 expect 2 'bare.tsv:1: error: no column "sentence": there are "index", "sentence1"' \
   kokomoe predict -r tuned --input bare.tsv data/format=sst2
 expect 2 'run/task = "electra", but this wants a model of sentences' \

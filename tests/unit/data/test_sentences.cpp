@@ -4,6 +4,7 @@
 #include "kokomoe/data/sentences.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
+#include "support/temporary_folder.hpp"
 
 #include <algorithm>
 #include <set>
@@ -81,12 +82,16 @@ TEST_CASE("tables in GLUE's formats", "[sentences]") {
   const SentenceTable rte = read(
       "rte", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\tc\td\tnot_entailment");
   CHECK(rte.labels == std::vector<int>{1, 0});
-  // Rows of QQP are known to be broken: they are left out and counted, those of others refused.
+  // Rows of QQP are known to be broken, or to lack a question: they are left out and counted, those
+  // of others refused.
   const std::string qqp = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n";
-  const SentenceTable questions =
-      read("qqp", qqp + "1\t2\t3\ta\tb\t1\n4\t5\t6\n7\t8\t9\tc\td\t0\n");
+  const SentenceTable questions = read("qqp", qqp +
+                                                  "1\t2\t3\ta\tb\t1\n4\t5\t6\n7\t8\t9\tc\td\t0\n"
+                                                  "1\t2\t3\ta\t\t0\n1\t2\t3\t \tb\t0\n");
   CHECK(questions.labels == std::vector<int>{1, 0});
-  CHECK(questions.left_out == 1);
+  CHECK(questions.first == std::vector<std::string>{"a", "c"});
+  CHECK(questions.second == std::vector<std::string>{"b", "d"});
+  CHECK(questions.left_out == 3);
 }
 
 TEST_CASE("tables without labels, as GLUE's test files are", "[sentences]") {
@@ -109,6 +114,11 @@ TEST_CASE("tables without labels, as GLUE's test files are", "[sentences]") {
   // A row that is left out would shift the answers of all that follow.
   CHECK(message_of<InputError>([&] { read_bare("qqp", "id\tquestion1\tquestion2\n0\ta\n"); }) ==
         "t.tsv:2: error: 2 column(s), 3 are wanted");
+  const SentenceTable questions =
+      read_bare("qqp", "id\tquestion1\tquestion2\n0\ta\t\n1\t \tb\n2\tc\td\n");
+  CHECK(questions.first == std::vector<std::string>{"a", "", "c"});
+  CHECK(questions.second == std::vector<std::string>{"", "b", "d"});
+  CHECK(questions.left_out == 0);
 }
 
 TEST_CASE("what is no table is refused by line", "[sentences]") {
@@ -116,6 +126,8 @@ TEST_CASE("what is no table is refused by line", "[sentences]") {
         "t.tsv:2: error: label \"2\" is none of \"0\", \"1\"");
   CHECK(refusal("cola", "a\t1\t\tx\n\n") == "t.tsv:2: error: 1 column(s), 4 are wanted");
   CHECK(refusal("cola", "a\t1\t\t \n") == "t.tsv:1: error: column 4 has no sentence");
+  CHECK(refusal("rte", "sentence1\tsentence2\tlabel\na\t\tentailment\n") ==
+        "t.tsv:2: error: column 2 has no sentence");
   CHECK(refusal("sst2", "text\tlabel\n") ==
         "t.tsv:1: error: no column \"sentence\": there are \"text\", \"label\"");
   CHECK(refusal("sst2", "") == "t.tsv:0: error: no line with the columns' names");
@@ -128,6 +140,21 @@ TEST_CASE("what is no table is refused by line", "[sentences]") {
   const SentenceFormat format{"own", false, "one", "", "2", {"0", "1"}};
   CHECK(message_of<InputError>([&] { read_sentences("a\t1\n", "t", format, false, table); }) ==
         "t: error: without a header columns are called 1, 2, ..., not \"one\"");
+}
+
+TEST_CASE("tables without a row are refused by name", "[sentences]") {
+  const TemporaryFolder folder;
+  const std::string header = "question1\tquestion2\tis_duplicate\n";
+  write_text(folder / "a.tsv", header);
+  write_text(folder / "b.tsv", header + "a\t\t1\n");
+  const auto message = [&](const std::vector<std::string>& files) {
+    return message_of<InputError>(
+        [&] { SentenceCorpus::open(files, glue("qqp"), *bytes(), Communicator()); });
+  };
+  CHECK(message({folder / "a.tsv"}) == (folder / "a.tsv") + ": error: no rows of sentences");
+  CHECK(message({folder / "a.tsv", folder / "b.tsv"}) ==
+        (folder / "a.tsv") + ", " + (folder / "b.tsv") +
+            ": error: no rows of sentences; 1 incomplete row(s) left out");
 }
 
 TEST_CASE("pairs are cut as token by token", "[sentences]") {

@@ -115,6 +115,25 @@ TEST_CASE("predictions do not depend on company", "[encoder_tasks]") {
   }
 }
 
+TEST_CASE("empty sentences get predictions, too", "[encoder_tasks]") {
+  const TinySentences data;
+  const auto model = data.sentences<double>("numbers");
+  const auto tokenizer = make_tokenizer_from("bytes", "");
+  SentenceTable table;
+  table.first = {"", "ba de", "", "ba de"};
+  table.second = {"ba de", "", "", "-"};
+  const std::vector<double> all = model->predict(SentenceCorpus(table, *tokenizer));
+  REQUIRE(all.size() == 4);
+  for (std::size_t i = 0; i < 4; ++i) {
+    SentenceTable one;
+    one.first = {table.first[i]};
+    one.second = {table.second[i]};
+    CHECK(std::isfinite(all[i]));
+    CHECK(std::abs(model->predict(SentenceCorpus(one, *tokenizer))[0] - all[i]) < 1e-12);
+    for (std::size_t j = 0; j < i; ++j) CHECK(all[i] != all[j]);
+  }
+}
+
 TEST_CASE("fine-tuning begins with the pre-trained encoder", "[encoder_tasks]") {
   const TinySentences data;
   const auto before = data.electra<float>();
@@ -201,6 +220,7 @@ TEST_CASE("decks of encoders refuse what cannot be", "[encoder_tasks]") {
   CHECK(says(electra("model/heads=3"), "model/heads"));
   CHECK(says(sentences({"data/max_length=41"}), "exceeds model/max_length = 40"));
   CHECK(says(sentences({"data/labels=yes"}), "one class is nothing to tell"));
+  CHECK(says(sentences({"data/labels=[\"yes\", \"no\", \"yes\"]"}), "\"yes\" stands there twice"));
   CHECK(says(sentences({"data/format=rte"}), "data/format = \"rte\" says it"));
   CHECK(says(sentences({"train/batch_sentences=2", "train/accumulate=3"}), "micro-batches"));
   CHECK(says(sentences({"train/batch_tokens=2"}), "unknown key \"train/batch_tokens\""));
