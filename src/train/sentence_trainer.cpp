@@ -267,7 +267,8 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
   using TaskWith::TaskWith;
 
   std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator) const override {
-    if (config_.from.empty()) return Task::make_tokenizer(communicator);
+    if (config_.from.empty())
+      return make_sentence_tokenizer(config_.tokenizer, config_.format, communicator);
     return tokenizer_of(
         read_manifest(resolve_checkpoint(config_.from, communicator), communicator));
   }

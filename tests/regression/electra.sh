@@ -136,6 +136,10 @@ expect 2 'bare.tsv:1: error: no column "sentence": there are "index", "sentence1
 expect 2 'run/task = "electra", but this wants a model of sentences' \
   kokomoe predict -r whole --input bare.tsv
 
+# Without a run to begin with, a tokenizer is made of the sentences: labels would need more pieces.
+expect 2 'a vocabulary of 8000 on the sentences of train.tsv: ' kokomoe train -i rte.toml -d bad
+expect 0 'done: 1 steps' kokomoe train -i rte.toml -d own data/vocabulary=280 train/steps=1
+
 if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   for deck in electra rte; do
     expect 0 'done: 6 steps' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i $deck.toml \

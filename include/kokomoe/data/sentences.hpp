@@ -8,6 +8,7 @@
 #include "kokomoe/parallel/communicator.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -53,6 +54,12 @@ void read_sentences(std::string_view text, const std::string& name, const Senten
 /// where there are no rows.
 SentenceTable read_tables(const std::vector<std::string>& files, const SentenceFormat& format,
                           bool utf8, const Communicator& communicator);
+
+/// make_tokenizer where the training files are tables: SentencePiece is trained on their sentences,
+/// not on labels, numbers and names of columns. Collective.
+std::shared_ptr<const Tokenizer> make_sentence_tokenizer(const TokenizerOptions& options,
+                                                         const SentenceFormat& format,
+                                                         const Communicator& communicator);
 
 /// A table of sentences, or pairs of them, as tokens.
 class SentenceCorpus {

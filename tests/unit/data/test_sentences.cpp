@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/config.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/data/sentences.hpp"
 #include "support/catch.hpp"
@@ -141,6 +142,42 @@ TEST_CASE("what is no table is refused by line", "[sentences]") {
   CHECK(message_of<InputError>([&] { read_sentences("a\t1\n", "t", format, false, table); }) ==
         "t: error: without a header columns are called 1, 2, ..., not \"one\"");
 }
+
+#ifdef KOKOMOE_HAVE_SENTENCEPIECE
+TEST_CASE("SentencePiece learns from the sentences of tables alone", "[sentences]") {
+  const TemporaryFolder folder;
+  const char* const words[] = {"in", "the", "beginning", "was", "a", "small", "model"};
+  std::string table = "index\tsentence1\tsentence2\tscore\n", first, second;
+  for (std::size_t i = 0; i < 400; ++i) {
+    const std::string one = std::string(words[i * i % 7]) + " " + words[i / 3 % 7];
+    const std::string two = std::string(words[i % 5]) + " " + words[i / 7 % 7];
+    table += std::to_string(i) + "\t" + one + "\t" + two + "\t" + std::to_string(i / 9.0) + "\n";
+    first += one + "\n";
+    second += two + "\n";
+  }
+  write_text(folder / "a.tsv", table);
+  write_text(folder / "a.txt", first + second);
+  TokenizerOptions options;
+  options.kind = "sentencepiece";
+  options.vocabulary = 275;
+  options.training_files = {folder / "a.txt"};
+  const auto expected = make_tokenizer(options, Communicator());
+  options.training_files = {folder / "a.tsv"};
+  const auto tokenizer = make_sentence_tokenizer(options, glue("stsb"), Communicator());
+  CHECK(tokenizer->identity() == expected->identity());
+  // The whole file has more characters than that.
+  CHECK_THAT(message_of<InputError>([&] { make_tokenizer(options, Communicator()); }),
+             contains("a.tsv"));
+
+  options.vocabulary = 100000;
+  CHECK_THAT(message_of<InputError>(
+                 [&] { make_sentence_tokenizer(options, glue("stsb"), Communicator()); }),
+             contains("a vocabulary of 100000 on the sentences of " + (folder / "a.tsv") + ": "));
+  CHECK_THAT(message_of<InputError>(
+                 [&] { make_sentence_tokenizer(options, glue("sst2"), Communicator()); }),
+             contains("a.tsv:1: error: no column \"sentence\""));
+}
+#endif
 
 TEST_CASE("tables without a row are refused by name", "[sentences]") {
   const TemporaryFolder folder;
