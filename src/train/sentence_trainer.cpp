@@ -215,7 +215,8 @@ Evaluation SentenceTrainer<T>::evaluate_heldout(bool) {
   Evaluation evaluation;
   const std::vector<double> predictions = predict(*heldout_, &evaluation.loss);
   evaluation.loss /= static_cast<double>(heldout_->size());
-  evaluation.tokens = heldout_->size();
+  evaluation.scored = heldout_->size();
+  evaluation.unit = "sentences";
   if (config_.model.classes > 1) {
     const std::vector<int> told = classes_of(predictions, config_.model.classes);
     evaluation.figures = {{"accuracy", accuracy(told, heldout_->labels())},

@@ -30,13 +30,15 @@ const std::vector<TaskInfo>& task_registry() {
        electra_schema,
        detail::read_electra_task,
        {"data/train"},
-       {"data/heldout"}},
+       {"data/heldout"},
+       true},
       {"sentences",
        "an encoder that tells a class or a number of sentences, or pairs of them",
        sentence_schema,
        detail::read_sentence_task,
        {"data/train"},
-       {"data/heldout"}}};
+       {"data/heldout"},
+       true}};
   return tasks;
 }
 

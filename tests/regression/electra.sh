@@ -96,7 +96,7 @@ expect 75 'stopped at step 1' kokomoe train -i rte.toml -d tuned_part model/from
 mv elsewhere whole
 expect 0 'resumed from' kokomoe train -d tuned_part -r last
 diff <(rows tuned) <(rows tuned_part) || fail "metric rows differ"
-expect 0 'accuracy' kokomoe eval -r tuned --json tuned.json
+expect 0 'accuracy.* on 60 sentences' kokomoe eval -r tuned --json tuned.json
 "$KOKOMOE_PYTHON" - <<'PY'
 import json
 for run, report in (("whole", json.load(open("eval.json"))), ("tuned", json.load(open("tuned.json")))):
@@ -108,6 +108,8 @@ for run, report in (("whole", json.load(open("eval.json"))), ("tuned", json.load
                   "tuned": ("accuracy", "f1")}[run]):
         assert 0 <= report[name] <= 1, report
     assert -1 <= report.get("matthews", 0) <= 1
+    assert "causal" not in report and ("tokens" in report) == (run == "whole"), report
+    assert report.get("sentences", 60) == 60, report
     for row in rows:
         if "task_loss" in row:
             assert abs(row["loss"] - row["task_loss"] - row["aux_loss"]) < 1e-9

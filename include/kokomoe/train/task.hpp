@@ -58,6 +58,9 @@ struct TaskInfo {
   std::unique_ptr<Task> (*read)(const Deck& deck, std::vector<std::string>& notes);
   /// Keys that list the files of training, and of evaluation.
   std::vector<std::string> train_keys, heldout_keys;
+  /// An output of an encoder sees what comes after it, as it should: nobody asks whether it is
+  /// causal.
+  bool sees_both_sides = false;
 };
 
 const std::vector<TaskInfo>& task_registry();

@@ -83,7 +83,8 @@ TEST_CASE("sentences: classes and numbers are learnt", "[encoder_tasks]") {
   const auto classes = data.sentences<float>("classes", overrides);
   for (std::int64_t step = 0; step < 500; ++step) classes->update(step);
   const Evaluation told = classes->evaluate_heldout();
-  CHECK(told.tokens == 100);
+  CHECK(told.scored == 100);
+  CHECK(told.unit == "sentences");
   // Some exchanges keep the rule, so that not all can be told.
   CHECK(figures_of(told)["accuracy"] > 0.7);
   CHECK(figures_of(told)["matthews"] > 0.4);
