@@ -86,6 +86,13 @@ SentenceFormat read_format(const Deck& deck, const Deck& defaults) {
 
 }  // namespace
 
+int sentence_outputs(const Deck& deck) {
+  for (const SentenceFormat& format : glue_formats())
+    if (format.name == deck.text("data/format"))
+      return std::max(1, static_cast<int>(format.labels.size()));
+  return std::max(1, static_cast<int>(deck.list("data/labels").size()));
+}
+
 SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>& notes) {
   SentenceTaskConfig config;
   detail::read_training(deck, config);
@@ -93,7 +100,7 @@ SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>
   config.model.head_dropout = deck.real("model/head_dropout");
   const Deck defaults = detail::defaults_of(deck);
   config.format = read_format(deck, defaults);
-  config.model.classes = std::max(1, static_cast<int>(config.format.labels.size()));
+  config.model.classes = sentence_outputs(deck);
   config.train_files = deck.list("data/train");
   config.heldout_files = deck.list("data/heldout");
   config.sentences = static_cast<int>(deck.integer("train/batch_sentences"));

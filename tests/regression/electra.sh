@@ -115,6 +115,17 @@ for run, report in (("whole", json.load(open("eval.json"))), ("tuned", json.load
             assert abs(row["loss"] - row["task_loss"] - row["aux_loss"]) < 1e-9
 PY
 
+# Another number of classes is another model's; other names of as many are not.
+expect 2 '"data/format": .* was trained with "rte": another value makes another model' \
+  kokomoe train -d tuned -r last train/steps=13 data/format=stsb
+sed 's/"rte"/"mnli"/' rte.toml >mnli.toml
+expect 2 'resuming would change data/format from "rte" to "mnli"' \
+  kokomoe train -i mnli.toml -d tuned -r last train/steps=13 model/from=whole
+expect 2 'was trained with data/format = "rte", not "mnli"' kokomoe eval -r tuned data/format=mnli
+sed 's/not_entailment$/0/; s/entailment$/1/' held.tsv >held_wnli.tsv
+expect 0 'accuracy' kokomoe eval -r tuned data/format=wnli data/heldout=held_wnli.tsv --json wnli.json
+cmp tuned.json wnli.json || fail "other names of classes give other figures"
+
 # Predictions for a table without labels are those that eval counted with them.
 cut -f1-3 held.tsv >bare.tsv
 kokomoe predict -r tuned --input bare.tsv >told.tsv
