@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <utility>
 
 namespace kokomoe {
@@ -280,7 +281,9 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
       require_model<double, SentenceClassifier>(deck, config, config.model);
     else
       require_model<float, SentenceClassifier>(deck, config, config.model);
-    if (use == DataUse::training && !config.from.empty()) require_encoder(deck, config.from);
+    std::error_code ignored;
+    if (use == DataUse::training && std::filesystem::exists(config.from, ignored))
+      require_encoder(deck, config.from);
   }
 
   template <class T>

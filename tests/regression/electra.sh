@@ -172,7 +172,14 @@ PY
     model/from=whole parallel/expert_ranks=2
 fi
 
-expect 2 'model/from.*nothere' kokomoe validate -i rte.toml model/from=nothere
+expect 0 'note: .*"model/from": nothere: run or checkpoint not found' \
+  kokomoe validate -i rte.toml model/from=nothere
+for command in 'validate --data' 'train -d bad'; do
+  expect 2 '"model/from": nothere: run or checkpoint not found' \
+    kokomoe $command -i rte.toml model/from=nothere
+done
+expect 2 'was trained with model/d_model = 32, not 64' \
+  kokomoe validate -i rte.toml model/from=whole model/d_model=64
 expect 2 'was trained with model/d_model = 32, not 64' \
   kokomoe train -i rte.toml -d bad model/from=whole model/d_model=64
 expect 2 'run/task = "language_model"' bash -c '"$KOKOMOE_PROGRAM" train -i deck.toml -d lm \

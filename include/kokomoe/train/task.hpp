@@ -27,8 +27,9 @@ class Task {
   virtual bool looks_ahead() const { return false; }
   /// The tokenizer of a run that begins. Collective.
   virtual std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator) const;
-  /// Finds before any work, and without memory for a model, what training would refuse later; its
-  /// files are known to be there. InputError that points at the key. On the root alone.
+  /// Finds before any work, and without memory for a model, what training would refuse later. Files
+  /// and runs that are not there are passed over: require_data_files refuses those. InputError that
+  /// points at the key. On the root alone.
   virtual void rehearse(const Deck& deck, DataUse use) const = 0;
   /// Model and data, by `use`. Collective; `communicator` must outlive the trainer.
   virtual std::unique_ptr<Trainer<float>> make_float(std::shared_ptr<const Tokenizer> tokenizer,
