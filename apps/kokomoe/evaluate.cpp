@@ -43,10 +43,10 @@ int evaluate(Loaded<Trainer<T>>& loaded, const EvalOptions& options,
     std::snprintf(text, sizeof text, ", %.4f ", value);
     line += text + words;
   }
-  figures["causal"] = !loaded.looks_ahead;
-  figures["tokens"] = report.tokens;
+  if (!task_of(loaded.deck).sees_both_sides) figures["causal"] = !loaded.looks_ahead;
+  figures[report.unit] = report.scored;
   if (report.bytes > 0) figures["bytes"] = report.bytes;
-  line += " on " + std::to_string(report.tokens) + " tokens";
+  line += " on " + std::to_string(report.scored) + " " + report.unit;
   if (options.json != "-") std::printf("%s\n", line.c_str());
   write_json(options.json, figures);
   return done;

@@ -7,6 +7,7 @@
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/step_plan.hpp"
+#include "kokomoe/train/task.hpp"
 
 #include <algorithm>
 #include <cstdio>
@@ -234,7 +235,9 @@ nlohmann::json to_json(const Planned& plan) {
 int plan(const PlanOptions& options, const Communicator& communicator) {
   require_json(options.json);
   std::vector<std::string> notes;
-  const Deck deck = load_language_model_deck(options.deck, options.overrides);
+  const Deck deck = load_deck(options.deck, options.overrides);
+  if (task_of(deck).name != "language_model")
+    deck.refuse("run/task", "plan does language models only so far");
   Planned planned;
   planned.options = options;
   planned.config = complete(read_language_model_deck(deck, notes), communicator, notes);
@@ -261,7 +264,8 @@ void add_plan(CLI::App& program, Action& action) {
   auto options = std::make_shared<PlanOptions>();
   CLI::App* command = program.add_subcommand(
       "plan",
-      "what a deck's model is and asks of each rank: parameters, FLOPs, memory, bytes, time");
+      "what a deck's language model is and asks of each rank: parameters, FLOPs, memory, bytes, "
+      "time");
   command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
   command->add_option("--ranks", options->ranks, "as if on so many; default: those it is run on")
       ->check(CLI::Range(1, std::numeric_limits<int>::max()));
@@ -278,7 +282,8 @@ void add_plan(CLI::App& program, Action& action) {
   command->footer(
       "Example: kokomoe plan -i inputs/lm/kjv.toml --ranks 64 parallel/expert_ranks=8 "
       "--gemm-gflops 2e4\n"
-      "Neither parameters nor activations are allocated, and no text is read.");
+      "Neither parameters nor activations are allocated, and no text is read. Decks of other tasks "
+      "than\nlanguage_model are refused so far.");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) { return plan(*options, communicator); };
   });

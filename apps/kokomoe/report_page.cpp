@@ -141,7 +141,7 @@ std::string notes_of(const std::vector<ReportRun>& runs) {
       add(run, "at step " + std::to_string(run.step) + " of " +
                    std::to_string(static_cast<std::int64_t>(*run.planned)) +
                    ": under way, or ended early");
-    if (run.record.evaluations.empty()) add(run, "no evaluations yet");
+    if (run.record.evaluations.empty() && !run.empty) add(run, "no evaluations yet");
     if (run.not_finite > 0)
       add(run, "the loss of " + std::to_string(run.not_finite) +
                    " step(s) is not finite: gaps in its curve, crosses above it");

@@ -260,6 +260,7 @@ std::vector<ReportRun> read_report_runs(const std::vector<std::string>& folders,
     ReportRun run;
     run.name = names[i];
     run.record = read_run(folders[i]);
+    run.empty = run.record.empty();
     if (!run.record.steps.empty() && run.record.column("task_loss") == nullptr) loss = "loss";
     summarise(loss, run);
     run.record.steps = run.record.seconds = {};
@@ -272,6 +273,10 @@ std::vector<ReportRun> read_report_runs(const std::vector<std::string>& folders,
   // One of them has no task loss: the figures of those before it are of another loss.
   if (loss == "loss")
     for (std::size_t i = 0; i < folders.size(); ++i) runs[i] = read(i);
+  if (std::all_of(runs.begin(), runs.end(), [](const ReportRun& run) { return run.empty; }))
+    throw InputError(runs.size() == 1 ? folders[0] + ": error: its metrics.jsonl has no lines yet"
+                                      : "none of the " + std::to_string(runs.size()) +
+                                            " runs has lines in its metrics.jsonl yet");
   std::size_t maps = 0;
   for (const ReportRun& run : runs)
     for (const EvaluationRecord& row : run.record.evaluations)

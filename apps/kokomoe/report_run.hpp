@@ -33,6 +33,7 @@ struct ReportRun {
   std::string name;  ///< told apart from the others' names
   RunRecord record;  ///< without columns and layers
 
+  bool empty = false;             ///< its metrics have no lines yet
   std::int64_t step = 0;          ///< the last one
   std::optional<double> planned;  ///< train/steps
   double seconds = 0;
@@ -55,8 +56,9 @@ struct ReportRun {
 /// InputError for the same folder twice.
 std::vector<std::string> names_of_runs(const std::vector<std::string>& folders);
 
-/// Reads the folders one after the other; each is thinned out before the next. `loss` becomes the
-/// column that is shown: "task_loss" where all runs have it, else "loss".
+/// Reads the folders one after the other; each is thinned out before the next. InputError where
+/// none of them has lines of metrics. `loss` becomes the column that is shown: "task_loss" where
+/// all runs have it, else "loss".
 std::vector<ReportRun> read_report_runs(const std::vector<std::string>& folders, std::string& loss);
 
 /// Keys whose values are not the same in all decks, with the value in each run ("" where it has

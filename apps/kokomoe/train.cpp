@@ -116,7 +116,8 @@ void add_validate(CLI::App& program, Action& action) {
       program.add_subcommand("validate", "check a deck, of a study too: exit 0 or 2");
   command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
   command->add_flag("--data", options->data,
-                    "its data files have to be there too; else a note says which are not");
+                    "its data files, and the run of model/from, have to be there too; else a note "
+                    "says what is not");
   command->add_option("overrides", options->overrides, "section/key=value ...");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) -> int {

@@ -38,7 +38,7 @@ SentenceFormat without_labels(SentenceFormat format) {
     format.first = "sentence";
   }
   format.label = "";
-  format.leaves_out_short_rows = false;
+  format.leaves_out_broken_rows = false;
   return format;
 }
 
@@ -104,13 +104,14 @@ class Reader {
 
   void add(SentenceTable& table) const {
     const std::size_t last = std::max({first_, second_, label_});
-    if (fields_.size() <= last) {
-      if (!format_.leaves_out_short_rows)
-        refuse(std::to_string(fields_.size()) + " column(s), " + std::to_string(last + 1) +
-               " are wanted");
+    const bool is_short = fields_.size() <= last;
+    if (format_.leaves_out_broken_rows && (is_short || has_empty_sentence())) {
       ++table.left_out;
       return;
     }
+    if (is_short)
+      refuse(std::to_string(fields_.size()) + " column(s), " + std::to_string(last + 1) +
+             " are wanted");
     if (!format_.label.empty()) {
       const std::string label(fields_[label_]);
       if (format_.labels.empty())
@@ -122,11 +123,19 @@ class Reader {
     if (!format_.second.empty()) table.second.push_back(sentence(second_));
   }
 
+  bool is_empty(std::size_t column) const {
+    return fields_[column].find_first_not_of(" \t") == std::string_view::npos;
+  }
+
+  bool has_empty_sentence() const {
+    return is_empty(first_) || (!format_.second.empty() && is_empty(second_));
+  }
+
   std::string sentence(std::size_t column) const {
-    const std::string text(fields_[column]);
-    if (text.find_first_not_of(" \t") == text.npos)
-      refuse("column " + std::to_string(column + 1) + " has no sentence");
-    return text;
+    if (!is_empty(column)) return std::string(fields_[column]);
+    // Rows without labels want an answer, each of them.
+    if (format_.label.empty()) return "";
+    refuse("column " + std::to_string(column + 1) + " has no sentence");
   }
 
   double number(const std::string& text) const {
@@ -155,6 +164,15 @@ class Reader {
   std::size_t line_ = 0;
 };
 
+[[noreturn]] void refuse_empty(const std::vector<std::string>& files, const SentenceTable& table) {
+  std::string message;
+  for (const std::string& file : files) message += (message.empty() ? "" : ", ") + file;
+  message += ": error: no rows of sentences";
+  if (table.left_out > 0)
+    message += "; " + std::to_string(table.left_out) + " incomplete row(s) left out";
+  throw InputError(message);
+}
+
 }  // namespace
 
 void read_sentences(std::string_view text, const std::string& name, const SentenceFormat& format,
@@ -163,17 +181,24 @@ void read_sentences(std::string_view text, const std::string& name, const Senten
   Reader(text, name, format).read(table);
 }
 
-SentenceCorpus SentenceCorpus::open(const std::vector<std::string>& files,
-                                    const SentenceFormat& format, const Tokenizer& tokenizer,
-                                    const Communicator& communicator) {
+SentenceTable read_tables(const std::vector<std::string>& files, const SentenceFormat& format,
+                          bool utf8, const Communicator& communicator) {
   SentenceTable table;
   for (const std::string& file : files) {
     std::string text;
     run_on_root(communicator, [&] { text = std::string(detail::open_text(file).text()); });
     text = communicator.broadcast(text);
-    read_sentences(text, file, format, tokenizer.needs_utf8(), table);
+    read_sentences(text, file, format, utf8, table);
   }
-  return SentenceCorpus(table, tokenizer);
+  if (table.first.empty()) refuse_empty(files, table);
+  return table;
+}
+
+SentenceCorpus SentenceCorpus::open(const std::vector<std::string>& files,
+                                    const SentenceFormat& format, const Tokenizer& tokenizer,
+                                    const Communicator& communicator) {
+  return SentenceCorpus(read_tables(files, format, tokenizer.needs_utf8(), communicator),
+                        tokenizer);
 }
 
 SentenceCorpus::SentenceCorpus(const SentenceTable& table, const Tokenizer& tokenizer)

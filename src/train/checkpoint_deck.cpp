@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/io/checkpoint.hpp"
+#include "kokomoe/train/sentence_deck.hpp"
 #include "kokomoe/train/task.hpp"
 #include "kokomoe/train/training_run.hpp"
 
@@ -38,10 +39,20 @@ bool makes_tokenizer(const std::string& key) {
          key == "data/vocabulary_lines";
 }
 
-using Difference =
-    std::function<void(const std::string& key, const std::string& was, const std::string& is)>;
+/// What the value of one key alone does not say: how many outputs the head of a model of sentences
+/// has. Other labels of the same number are other data for the same model.
+bool changes_outputs(const std::string& key, const Deck& before, const Deck& deck) {
+  return (key == "data/format" || key == "data/labels") && task_of(deck).name == "sentences" &&
+         sentence_outputs(before) != sentence_outputs(deck);
+}
 
-void for_each_difference(const Deck& deck, const detail::SavedRun& saved, const Difference& work) {
+struct Difference {
+  std::string key, was, is;
+  bool outputs;  ///< see changes_outputs
+};
+
+void for_each_difference(const Deck& deck, const detail::SavedRun& saved,
+                         const std::function<void(const Difference&)>& work) {
   const Deck before = detail::deck_of(saved, {});
   if (task_of(before).name != task_of(deck).name)
     throw InputError(saved.folder + " holds run/task = " + before.toml("run/task") + ", not " +
@@ -49,7 +60,7 @@ void for_each_difference(const Deck& deck, const detail::SavedRun& saved, const 
   const Schema schema = task_of(deck).schema("");
   for (const KeySpec& key : schema.keys()) {
     const std::string was = before.toml(key.name), is = deck.toml(key.name);
-    if (was != is) work(key.name, was, is);
+    if (was != is) work({key.name, was, is, changes_outputs(key.name, before, deck)});
   }
 }
 
@@ -91,19 +102,18 @@ void fit_layout(const Deck& deck, int ranks, TrainConfig& config, std::vector<st
 void compare_with_checkpoint(const Deck& deck, const SavedRun& saved,
                              std::vector<std::string>& notes) {
   const std::string& checkpoint = saved.folder;
-  for_each_difference(
-      deck, saved, [&](const std::string& key, const std::string& was, const std::string& is) {
-        if (makes_another_model(key) && deck.overridden(key))
-          deck.refuse(key, checkpoint + " was trained with " + was +
-                               ": another value makes another model; train that in a folder of "
-                               "its own");
-        if (makes_model(key) && !deck.overridden(key))
-          throw InputError(
-              "resuming would change " + key + " from " + was + " to " + is +
-              ": repeat the overrides of the first command, or leave -i out to go on with "
-              "the checkpoint's own deck");
-        notes.push_back(key + " was " + was + ", is " + is);
-      });
+  for_each_difference(deck, saved, [&](const Difference& found) {
+    const auto& [key, was, is, outputs] = found;
+    if ((makes_another_model(key) || outputs) && deck.overridden(key))
+      deck.refuse(key, checkpoint + " was trained with " + was +
+                           ": another value makes another model; train that in a folder of "
+                           "its own");
+    if ((makes_model(key) || outputs) && !deck.overridden(key))
+      throw InputError("resuming would change " + key + " from " + was + " to " + is +
+                       ": repeat the overrides of the first command, or leave -i out to go on "
+                       "with the checkpoint's own deck");
+    notes.push_back(key + " was " + was + ", is " + is);
+  });
 }
 
 void refuse_other_encoder(const Deck& deck, const std::string& step_folder) {
@@ -124,12 +134,12 @@ void refuse_other_encoder(const Deck& deck, const std::string& step_folder) {
 
 void refuse_other_model(const Deck& deck, const SavedRun& saved) {
   const std::string& checkpoint = saved.folder;
-  for_each_difference(
-      deck, saved, [&](const std::string& key, const std::string& was, const std::string& is) {
-        if (makes_model(key) || makes_tokenizer(key))
-          throw InputError(checkpoint + " was trained with " + key + " = " + was + ", not " + is +
-                           ": leave this override out, or train a model with it");
-      });
+  for_each_difference(deck, saved, [&](const Difference& found) {
+    const auto& [key, was, is, outputs] = found;
+    if (makes_model(key) || makes_tokenizer(key) || outputs)
+      throw InputError(checkpoint + " was trained with " + key + " = " + was + ", not " + is +
+                       ": leave this override out, or train a model with it");
+  });
 }
 
 }  // namespace detail

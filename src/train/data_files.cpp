@@ -31,6 +31,13 @@ void require_file(const Deck& deck, const std::string& key, const std::string& p
   }
 }
 
+/// Whether its model fits is asked once it is there: see Task::rehearse.
+void require_beginning(const Deck& deck, const std::string& from) {
+  std::error_code ignored;
+  if (!from.empty() && !std::filesystem::exists(from, ignored))
+    deck.refuse("model/from", from + ": run or checkpoint not found");
+}
+
 }  // namespace
 
 void require_data_files(const Deck& deck, DataUse use, bool from_checkpoint,
@@ -47,6 +54,8 @@ void require_data_files(const Deck& deck, DataUse use, bool from_checkpoint,
     if (use == DataUse::training && deck.text("data/tokenizer") == "sentencepiece" &&
         !model.empty())
       require_file(deck, "data/tokenizer_model", model, from_checkpoint);
+    if (use == DataUse::training && deck.known("model/from"))
+      require_beginning(deck, deck.text("model/from"));
   });
 }
 

@@ -204,8 +204,7 @@ RunRecord read_run(const std::string& folder) {
   MetricsReader reader(run);
   detail::for_each_json_line(metrics, run.notes, [&](const Json& line) { reader.take(line); });
   reader.finish();
-  if (run.steps.empty() && run.evaluations.empty())
-    throw InputError(folder + ": error: its metrics.jsonl has no lines yet");
+  if (run.empty()) run.notes.push_back("its metrics.jsonl has no lines yet");
   detail::read_run_files(folder, run);
   return run;
 }

@@ -7,6 +7,9 @@
 #include "train/encoder_keys.hpp"
 #include "train/tasks.hpp"
 
+#include <algorithm>
+#include <set>
+
 namespace kokomoe {
 
 Schema sentence_schema(const std::string& router) {
@@ -74,10 +77,21 @@ SentenceFormat read_format(const Deck& deck, const Deck& defaults) {
   if (format.first.empty()) deck.refuse("data/first", "names no column");
   if (format.label.empty()) deck.refuse("data/label", "names no column");
   if (format.labels.size() == 1) deck.refuse("data/labels", "one class is nothing to tell");
+  std::set<std::string> seen;
+  for (const std::string& label : format.labels)
+    if (!seen.insert(label).second)
+      deck.refuse("data/labels", "\"" + label + "\" stands there twice");
   return format;
 }
 
 }  // namespace
+
+int sentence_outputs(const Deck& deck) {
+  for (const SentenceFormat& format : glue_formats())
+    if (format.name == deck.text("data/format"))
+      return std::max(1, static_cast<int>(format.labels.size()));
+  return std::max(1, static_cast<int>(deck.list("data/labels").size()));
+}
 
 SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>& notes) {
   SentenceTaskConfig config;
@@ -86,7 +100,7 @@ SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>
   config.model.head_dropout = deck.real("model/head_dropout");
   const Deck defaults = detail::defaults_of(deck);
   config.format = read_format(deck, defaults);
-  config.model.classes = std::max(1, static_cast<int>(config.format.labels.size()));
+  config.model.classes = sentence_outputs(deck);
   config.train_files = deck.list("data/train");
   config.heldout_files = deck.list("data/heldout");
   config.sentences = static_cast<int>(deck.integer("train/batch_sentences"));

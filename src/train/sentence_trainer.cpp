@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <utility>
 
 namespace kokomoe {
@@ -215,7 +216,8 @@ Evaluation SentenceTrainer<T>::evaluate_heldout(bool) {
   Evaluation evaluation;
   const std::vector<double> predictions = predict(*heldout_, &evaluation.loss);
   evaluation.loss /= static_cast<double>(heldout_->size());
-  evaluation.tokens = heldout_->size();
+  evaluation.scored = heldout_->size();
+  evaluation.unit = "sentences";
   if (config_.model.classes > 1) {
     const std::vector<int> told = classes_of(predictions, config_.model.classes);
     evaluation.figures = {{"accuracy", accuracy(told, heldout_->labels())},
@@ -245,7 +247,7 @@ std::string SentenceTrainer<T>::data_summary() const {
     return human_count(static_cast<double>(corpus.size())) +
            (corpus.pairs() ? " pairs" : " sentences") +
            (corpus.left_out() > 0
-                ? " (" + std::to_string(corpus.left_out()) + " rows without all columns left out)"
+                ? " (" + std::to_string(corpus.left_out()) + " incomplete rows left out)"
                 : "");
   };
   std::string text = describe(*corpus_) + " in " +
@@ -268,7 +270,8 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
 
   std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator,
                                                   std::vector<std::string>& notes) const override {
-    if (config_.from.empty()) return Task::make_tokenizer(communicator, notes);
+    if (config_.from.empty())
+      return make_sentence_tokenizer(config_.tokenizer, config_.format, communicator, &notes);
     return tokenizer_of(
         read_manifest(resolve_checkpoint(config_.from, communicator), communicator));
   }
@@ -279,7 +282,9 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
       require_model<double, SentenceClassifier>(deck, config, config.model);
     else
       require_model<float, SentenceClassifier>(deck, config, config.model);
-    if (use == DataUse::training && !config.from.empty()) require_encoder(deck, config.from);
+    std::error_code ignored;
+    if (use == DataUse::training && std::filesystem::exists(config.from, ignored))
+      require_encoder(deck, config.from);
   }
 
   template <class T>

@@ -34,14 +34,16 @@ const std::vector<TaskInfo>& task_registry() {
        {"data/train"},
        {"data/heldout"},
        {"eval_loss", "generator_loss", "generator_accuracy", "discriminator_loss",
-        "discriminator_accuracy", "replaced", "found"}},
+        "discriminator_accuracy", "replaced", "found"},
+       true},
       {"sentences",
        "an encoder that tells a class or a number of sentences, or pairs of them",
        sentence_schema,
        detail::read_sentence_task,
        {"data/train"},
        {"data/heldout"},
-       {"eval_loss", "accuracy", "matthews", "f1", "pearson", "spearman"}}};
+       {"eval_loss", "accuracy", "matthews", "f1", "pearson", "spearman"},
+       true}};
   return tasks;
 }
 

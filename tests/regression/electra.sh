@@ -96,7 +96,7 @@ expect 75 'stopped at step 1' kokomoe train -i rte.toml -d tuned_part model/from
 mv elsewhere whole
 expect 0 'resumed from' kokomoe train -d tuned_part -r last
 diff <(rows tuned) <(rows tuned_part) || fail "metric rows differ"
-expect 0 'accuracy' kokomoe eval -r tuned --json tuned.json
+expect 0 'accuracy.* on 60 sentences' kokomoe eval -r tuned --json tuned.json
 "$KOKOMOE_PYTHON" - <<'PY'
 import json
 for run, report in (("whole", json.load(open("eval.json"))), ("tuned", json.load(open("tuned.json")))):
@@ -108,10 +108,23 @@ for run, report in (("whole", json.load(open("eval.json"))), ("tuned", json.load
                   "tuned": ("accuracy", "f1")}[run]):
         assert 0 <= report[name] <= 1, report
     assert -1 <= report.get("matthews", 0) <= 1
+    assert "causal" not in report and ("tokens" in report) == (run == "whole"), report
+    assert report.get("sentences", 60) == 60, report
     for row in rows:
         if "task_loss" in row:
             assert abs(row["loss"] - row["task_loss"] - row["aux_loss"]) < 1e-9
 PY
+
+# Another number of classes is another model's; other names of as many are not.
+expect 2 '"data/format": .* was trained with "rte": another value makes another model' \
+  kokomoe train -d tuned -r last train/steps=13 data/format=stsb
+sed 's/"rte"/"mnli"/' rte.toml >mnli.toml
+expect 2 'resuming would change data/format from "rte" to "mnli"' \
+  kokomoe train -i mnli.toml -d tuned -r last train/steps=13 model/from=whole
+expect 2 'was trained with data/format = "rte", not "mnli"' kokomoe eval -r tuned data/format=mnli
+sed 's/not_entailment$/0/; s/entailment$/1/' held.tsv >held_wnli.tsv
+expect 0 'accuracy' kokomoe eval -r tuned data/format=wnli data/heldout=held_wnli.tsv --json wnli.json
+cmp tuned.json wnli.json || fail "other names of classes give other figures"
 
 # Predictions for a table without labels are those that eval counted with them.
 cut -f1-3 held.tsv >bare.tsv
@@ -127,10 +140,18 @@ if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" predict -r tuned --input bare.tsv >told_ranks.tsv
   cmp told.tsv told_ranks.tsv || fail "two ranks predict other labels"
 fi
+head -n 1 bare.tsv >header.tsv
+expect 2 'header.tsv: error: no rows of sentences' kokomoe predict -r tuned --input header.tsv
+printf 'sentence1\tsentence2\n\tka no\nka\t\n' >empty.tsv
+[[ $(kokomoe predict -r tuned --input empty.tsv | wc -l) == 3 ]] || fail "a row has no answer"
 expect 2 'bare.tsv:1: error: no column "sentence": there are "index", "sentence1"' \
   kokomoe predict -r tuned --input bare.tsv data/format=sst2
 expect 2 'run/task = "electra", but this wants a model of sentences' \
   kokomoe predict -r whole --input bare.tsv
+
+# Without a run to begin with, a tokenizer is made of the sentences: labels would need more pieces.
+expect 2 'a vocabulary of 8000 on the sentences of train.tsv: ' kokomoe train -i rte.toml -d bad
+expect 0 'done: 1 steps' kokomoe train -i rte.toml -d own data/vocabulary=280 train/steps=1
 
 if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   for deck in electra rte; do
@@ -151,7 +172,14 @@ PY
     model/from=whole parallel/expert_ranks=2
 fi
 
-expect 2 'model/from.*nothere' kokomoe validate -i rte.toml model/from=nothere
+expect 0 'note: .*"model/from": nothere: run or checkpoint not found' \
+  kokomoe validate -i rte.toml model/from=nothere
+for command in 'validate --data' 'train -d bad'; do
+  expect 2 '"model/from": nothere: run or checkpoint not found' \
+    kokomoe $command -i rte.toml model/from=nothere
+done
+expect 2 'was trained with model/d_model = 32, not 64' \
+  kokomoe validate -i rte.toml model/from=whole model/d_model=64
 expect 2 'was trained with model/d_model = 32, not 64' \
   kokomoe train -i rte.toml -d bad model/from=whole model/d_model=64
 expect 2 'run/task = "language_model"' bash -c '"$KOKOMOE_PROGRAM" train -i deck.toml -d lm \

@@ -94,6 +94,10 @@ grep -q '"gemm_measured": true' here.json || fail "the JSON does not say that it
 # What a user gets wrong.
 expect 2 'missing.toml.*(not found|no such file)' kokomoe plan -i missing.toml
 expect 2 'input' kokomoe plan
+for deck in electra/kjv electra/sentences translation/documentation; do
+  expect 2 '"run/task": plan does language models only so far' \
+    kokomoe plan -i "$KOKOMOE_SOURCE_DIR/inputs/$deck.toml"
+done
 expect 2 'did you mean "moe/experts"' kokomoe plan -i deck.toml moe/experst=3
 expect 2 'heads do not divide' kokomoe plan -i deck.toml model/heads=5
 expect 2 'expert_ranks: 3 does not divide 4 rank' \

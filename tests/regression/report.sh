@@ -217,6 +217,33 @@ assert len(marks) == 1 and marks[0]["d"].count("M") == 3, marks
 assert sum(tag == "script" for tag, _ in page.tags) == 1
 PY
 
+# A run that has just begun beside another one, and runs that evaluated without a step: a page all the
+# same.
+kokomoe train -i deck.toml -d no_steps train/steps=0 >no_steps.txt
+mkdir begun evaluated
+: >begun/metrics.jsonl
+cp one/effective.toml begun
+printf '{"step":0,"eval_loss":3,"expert_load":[[1,0]]}\n{"step":4,"eval_loss":2.5}\n' \
+  >evaluated/metrics.jsonl
+expect 0 '4 run' kokomoe report begun one evaluated no_steps --json begun.json -o begun.html
+expect 0 '1 run' kokomoe report evaluated -o evaluated.html
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+from page import Page
+page, figures = Page("begun.html"), json.load(open("begun.json"))
+begun, one, evaluated, no_steps = figures["runs"]
+assert figures["loss"] == "task_loss"
+assert begun["step"] == 0 and begun["planned_steps"] == 6 and begun["seconds"] is None, begun
+assert begun["notes"][0] == "its metrics.jsonl has no lines yet", begun
+assert evaluated["best_eval_loss"] == 2.5 and evaluated["last_loss"] is None, evaluated
+for text in ("begun and no_steps : its metrics.jsonl has no lines yet",
+             "begun : at step 0 of 6: under way"):
+    assert text in page.text, text
+assert {name for name, look, curve in page.curves["loss"] if look == "line"} == {"one"}
+assert "evaluated, eval_loss" in {name for name, look, curve in page.curves["loss"]}
+Page("evaluated.html")
+PY
+
 # To standard output; in the place of an old page; a page that cannot be written.
 kokomoe report one --json - -o report.html 2>said.txt | "$KOKOMOE_PYTHON" -c '
 import json, sys
@@ -245,6 +272,7 @@ wrong() {  # PATTERN LINES: metrics that are wrong
 good='{"step":1,"loss":1}\n'
 wrong 'wrong: error: its metrics.jsonl has no lines yet' ''
 wrong 'wrong: error: its metrics.jsonl has no lines yet' '{"step":1,'
+expect 2 'none of the 2 runs has lines in its metrics.jsonl yet' kokomoe report wrong begun
 wrong 'metrics.jsonl:2: error: this is no JSON$' "$good"'{"step":2,"lo\n'"$good"
 wrong 'metrics.jsonl:2: error: this is no JSON$' "$good"'{"step":2,"lo\n'
 wrong 'metrics.jsonl:2: error: this is no JSON object' "$good"'[2]\n'

@@ -8,6 +8,7 @@
 #include "kokomoe/parallel/communicator.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,17 +21,18 @@ namespace kokomoe {
 struct SentenceFormat {
   std::string name;
   bool header = true;  ///< the first line names the columns; else they are called "1", "2", ...
-  std::string first, second;           ///< columns of sentences; no second one: ""
-  std::string label;                   ///< "" = rows have none
-  std::vector<std::string> labels;     ///< classes in order; empty: the label is a number
-  bool leaves_out_short_rows = false;  ///< rows without all columns are known to be there
+  std::string first, second;        ///< columns of sentences; no second one: ""
+  std::string label;                ///< "" = rows have none
+  std::vector<std::string> labels;  ///< classes in order; empty: the label is a number
+  /// Rows without all columns, or with an empty sentence, are known to be there.
+  bool leaves_out_broken_rows = false;
 };
 
 /// GLUE's nine tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.
 const std::vector<SentenceFormat>& glue_formats();
 
 /// The same without labels, as GLUE's test.tsv are: CoLA's has a header there, and every row
-/// counts.
+/// counts, even one with an empty sentence.
 SentenceFormat without_labels(SentenceFormat format);
 
 /// A table's rows as text.
@@ -38,21 +40,32 @@ struct SentenceTable {
   std::vector<std::string> first, second;  ///< second: empty where the format has none
   std::vector<int> labels;                 ///< or, where they are numbers,
   std::vector<double> numbers;
-  std::int64_t left_out = 0;  ///< rows without all columns
+  std::int64_t left_out = 0;  ///< rows without all columns, or with an empty sentence
 };
 
 /// Adds the rows of `text`, which `name` stands for in messages. A byte order mark and carriage
 /// returns at the ends of lines are dropped. InputError "NAME:LINE: error: ..." for a missing
-/// column, a row with too few, a label that is none of the format's, an empty sentence, and text
-/// that is not UTF-8 if `utf8`.
+/// column, a row with too few, a label that is none of the format's, an empty sentence beside a
+/// label, and text that is not UTF-8 if `utf8`.
 void read_sentences(std::string_view text, const std::string& name, const SentenceFormat& format,
                     bool utf8, SentenceTable& table);
+
+/// The rows of all `files`, which only the root reads. Collective. InputError names the file, also
+/// where there are no rows.
+SentenceTable read_tables(const std::vector<std::string>& files, const SentenceFormat& format,
+                          bool utf8, const Communicator& communicator);
+
+/// make_tokenizer where the training files are tables: SentencePiece is trained on their sentences,
+/// not on labels, numbers and names of columns. Collective.
+std::shared_ptr<const Tokenizer> make_sentence_tokenizer(const TokenizerOptions& options,
+                                                         const SentenceFormat& format,
+                                                         const Communicator& communicator,
+                                                         std::vector<std::string>* notes = nullptr);
 
 /// A table of sentences, or pairs of them, as tokens.
 class SentenceCorpus {
  public:
-  /// The root reads the files, and needs to be the only one to see them. Collective. InputError
-  /// names the file.
+  /// Of what read_tables reads. Collective.
   static SentenceCorpus open(const std::vector<std::string>& files, const SentenceFormat& format,
                              const Tokenizer& tokenizer, const Communicator& communicator);
   SentenceCorpus(const SentenceTable& table, const Tokenizer& tokenizer);

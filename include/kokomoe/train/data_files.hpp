@@ -11,9 +11,10 @@
 
 namespace kokomoe {
 
-/// Checks, before any work, that the files that a deck names are there and can be read. InputError
-/// that points at the key. `from_checkpoint`: it is a checkpoint's deck, made perhaps in another
-/// folder, and the message says so. Collective; the root looks.
+/// Checks, before any work, that the files that a deck names are there and can be read, and the run
+/// that training begins with is there. InputError that points at the key. `from_checkpoint`: it is
+/// a checkpoint's deck, made perhaps in another folder, and the message says so. Collective; the
+/// root looks.
 void require_data_files(const Deck& deck, DataUse use, bool from_checkpoint,
                         const Communicator& communicator);
 

@@ -56,6 +56,8 @@ struct RunRecord {
 
   std::vector<std::string> notes;  ///< what is missing or was left out, for the reader
 
+  /// No line of metrics.jsonl yet.
+  bool empty() const { return steps.empty() && evaluations.empty(); }
   /// A column, or null.
   const std::vector<double>* column(const std::string& name) const;
   /// A value of the deck, or "".
@@ -63,7 +65,8 @@ struct RunRecord {
 };
 
 /// Reads a run folder: metrics.jsonl, and effective.toml, machine.json, samples.jsonl where they
-/// are. The last line of a file that grows may be half written: it is left out with a note.
+/// are. The last line of a file that grows may be half written: it is left out with a note. A run
+/// that has just begun may have no lines: another note.
 /// InputError:
 /// "<folder>: ..." where there is no run or no metrics, "<file>:<line>: error: ..." for a line that
 /// is wrong.

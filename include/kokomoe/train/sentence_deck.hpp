@@ -28,6 +28,9 @@ struct SentenceTaskConfig : TrainConfig {
 /// See TaskInfo::schema.
 Schema sentence_schema(const std::string& router = "");
 
+/// Outputs of the head, by data/format and data/labels: classes, or 1 for a number.
+int sentence_outputs(const Deck& deck);
+
 /// See TaskInfo::read.
 SentenceTaskConfig read_sentence_deck(const Deck& deck, std::vector<std::string>& notes);
 

@@ -28,8 +28,9 @@ class Task {
   /// The tokenizer of a run that begins. Collective. See kokomoe::make_tokenizer on `notes`.
   virtual std::shared_ptr<const Tokenizer> make_tokenizer(const Communicator& communicator,
                                                           std::vector<std::string>& notes) const;
-  /// Finds before any work, and without memory for a model, what training would refuse later; its
-  /// files are known to be there. InputError that points at the key. On the root alone.
+  /// Finds before any work, and without memory for a model, what training would refuse later. Files
+  /// and runs that are not there are passed over: require_data_files refuses those. InputError that
+  /// points at the key. On the root alone.
   virtual void rehearse(const Deck& deck, DataUse use) const = 0;
   /// Model and data, by `use`. Collective; `communicator` must outlive the trainer.
   virtual std::unique_ptr<Trainer<float>> make_float(std::shared_ptr<const Tokenizer> tokenizer,
@@ -61,6 +62,9 @@ struct TaskInfo {
   std::vector<std::string> train_keys, heldout_keys;
   /// Figures that evaluations during training may have in metrics.jsonl.
   std::vector<std::string> figures;
+  /// An output of an encoder sees what comes after it, as it should: nobody asks whether it is
+  /// causal.
+  bool sees_both_sides = false;
 };
 
 const std::vector<TaskInfo>& task_registry();

@@ -36,8 +36,9 @@ struct Evaluation {
   double loss = 0;  ///< what the best checkpoint is chosen by
   /// Further figures by the names that metrics.jsonl has for them.
   std::vector<std::pair<std::string, double>> figures;
-  std::int64_t tokens = 0;  ///< scored
-  std::int64_t bytes = 0;   ///< of text that they stand for; 0: not known
+  std::int64_t scored = 0;      ///< how many
+  std::int64_t bytes = 0;       ///< of text that they stand for; 0: not known
+  std::string unit = "tokens";  ///< of what: "tokens" or "sentences"
 };
 
 /// A text that a model wrote, what from, and what it might have written.

@@ -1,9 +1,11 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/config.hpp"
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/data/sentences.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
+#include "support/temporary_folder.hpp"
 
 #include <algorithm>
 #include <set>
@@ -81,12 +83,16 @@ TEST_CASE("tables in GLUE's formats", "[sentences]") {
   const SentenceTable rte = read(
       "rte", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\tc\td\tnot_entailment");
   CHECK(rte.labels == std::vector<int>{1, 0});
-  // Rows of QQP are known to be broken: they are left out and counted, those of others refused.
+  // Rows of QQP are known to be broken, or to lack a question: they are left out and counted, those
+  // of others refused.
   const std::string qqp = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n";
-  const SentenceTable questions =
-      read("qqp", qqp + "1\t2\t3\ta\tb\t1\n4\t5\t6\n7\t8\t9\tc\td\t0\n");
+  const SentenceTable questions = read("qqp", qqp +
+                                                  "1\t2\t3\ta\tb\t1\n4\t5\t6\n7\t8\t9\tc\td\t0\n"
+                                                  "1\t2\t3\ta\t\t0\n1\t2\t3\t \tb\t0\n");
   CHECK(questions.labels == std::vector<int>{1, 0});
-  CHECK(questions.left_out == 1);
+  CHECK(questions.first == std::vector<std::string>{"a", "c"});
+  CHECK(questions.second == std::vector<std::string>{"b", "d"});
+  CHECK(questions.left_out == 3);
 }
 
 TEST_CASE("tables without labels, as GLUE's test files are", "[sentences]") {
@@ -109,6 +115,11 @@ TEST_CASE("tables without labels, as GLUE's test files are", "[sentences]") {
   // A row that is left out would shift the answers of all that follow.
   CHECK(message_of<InputError>([&] { read_bare("qqp", "id\tquestion1\tquestion2\n0\ta\n"); }) ==
         "t.tsv:2: error: 2 column(s), 3 are wanted");
+  const SentenceTable questions =
+      read_bare("qqp", "id\tquestion1\tquestion2\n0\ta\t\n1\t \tb\n2\tc\td\n");
+  CHECK(questions.first == std::vector<std::string>{"a", "", "c"});
+  CHECK(questions.second == std::vector<std::string>{"", "b", "d"});
+  CHECK(questions.left_out == 0);
 }
 
 TEST_CASE("what is no table is refused by line", "[sentences]") {
@@ -116,6 +127,8 @@ TEST_CASE("what is no table is refused by line", "[sentences]") {
         "t.tsv:2: error: label \"2\" is none of \"0\", \"1\"");
   CHECK(refusal("cola", "a\t1\t\tx\n\n") == "t.tsv:2: error: 1 column(s), 4 are wanted");
   CHECK(refusal("cola", "a\t1\t\t \n") == "t.tsv:1: error: column 4 has no sentence");
+  CHECK(refusal("rte", "sentence1\tsentence2\tlabel\na\t\tentailment\n") ==
+        "t.tsv:2: error: column 2 has no sentence");
   CHECK(refusal("sst2", "text\tlabel\n") ==
         "t.tsv:1: error: no column \"sentence\": there are \"text\", \"label\"");
   CHECK(refusal("sst2", "") == "t.tsv:0: error: no line with the columns' names");
@@ -128,6 +141,57 @@ TEST_CASE("what is no table is refused by line", "[sentences]") {
   const SentenceFormat format{"own", false, "one", "", "2", {"0", "1"}};
   CHECK(message_of<InputError>([&] { read_sentences("a\t1\n", "t", format, false, table); }) ==
         "t: error: without a header columns are called 1, 2, ..., not \"one\"");
+}
+
+#ifdef KOKOMOE_HAVE_SENTENCEPIECE
+TEST_CASE("SentencePiece learns from the sentences of tables alone", "[sentences]") {
+  const TemporaryFolder folder;
+  const char* const words[] = {"in", "the", "beginning", "was", "a", "small", "model"};
+  std::string table = "index\tsentence1\tsentence2\tscore\n", first, second;
+  for (std::size_t i = 0; i < 400; ++i) {
+    const std::string one = std::string(words[i * i % 7]) + " " + words[i / 3 % 7];
+    const std::string two = std::string(words[i % 5]) + " " + words[i / 7 % 7];
+    table += std::to_string(i) + "\t" + one + "\t" + two + "\t" + std::to_string(i / 9.0) + "\n";
+    first += one + "\n";
+    second += two + "\n";
+  }
+  write_text(folder / "a.tsv", table);
+  write_text(folder / "a.txt", first + second);
+  TokenizerOptions options;
+  options.kind = "sentencepiece";
+  options.vocabulary = 275;
+  options.training_files = {folder / "a.txt"};
+  const auto expected = make_tokenizer(options, Communicator());
+  options.training_files = {folder / "a.tsv"};
+  const auto tokenizer = make_sentence_tokenizer(options, glue("stsb"), Communicator());
+  CHECK(tokenizer->identity() == expected->identity());
+  // The whole file has more characters than that.
+  CHECK_THAT(message_of<InputError>([&] { make_tokenizer(options, Communicator()); }),
+             contains("a.tsv"));
+
+  options.vocabulary = 100000;
+  CHECK_THAT(message_of<InputError>(
+                 [&] { make_sentence_tokenizer(options, glue("stsb"), Communicator()); }),
+             contains("a vocabulary of 100000 on the sentences of " + (folder / "a.tsv") + ": "));
+  CHECK_THAT(message_of<InputError>(
+                 [&] { make_sentence_tokenizer(options, glue("sst2"), Communicator()); }),
+             contains("a.tsv:1: error: no column \"sentence\""));
+}
+#endif
+
+TEST_CASE("tables without a row are refused by name", "[sentences]") {
+  const TemporaryFolder folder;
+  const std::string header = "question1\tquestion2\tis_duplicate\n";
+  write_text(folder / "a.tsv", header);
+  write_text(folder / "b.tsv", header + "a\t\t1\n");
+  const auto message = [&](const std::vector<std::string>& files) {
+    return message_of<InputError>(
+        [&] { SentenceCorpus::open(files, glue("qqp"), *bytes(), Communicator()); });
+  };
+  CHECK(message({folder / "a.tsv"}) == (folder / "a.tsv") + ": error: no rows of sentences");
+  CHECK(message({folder / "a.tsv", folder / "b.tsv"}) ==
+        (folder / "a.tsv") + ", " + (folder / "b.tsv") +
+            ": error: no rows of sentences; 1 incomplete row(s) left out");
 }
 
 TEST_CASE("pairs are cut as token by token", "[sentences]") {

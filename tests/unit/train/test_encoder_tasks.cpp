@@ -83,7 +83,8 @@ TEST_CASE("sentences: classes and numbers are learnt", "[encoder_tasks]") {
   const auto classes = data.sentences<float>("classes", overrides);
   for (std::int64_t step = 0; step < 500; ++step) classes->update(step);
   const Evaluation told = classes->evaluate_heldout();
-  CHECK(told.tokens == 100);
+  CHECK(told.scored == 100);
+  CHECK(told.unit == "sentences");
   // Some exchanges keep the rule, so that not all can be told.
   CHECK(figures_of(told)["accuracy"] > 0.7);
   CHECK(figures_of(told)["matthews"] > 0.4);
@@ -112,6 +113,25 @@ TEST_CASE("predictions do not depend on company", "[encoder_tasks]") {
     CHECK(words[i] == model->config().format.labels[all[2 * i + 1] > all[2 * i] ? 1 : 0]);
     const std::vector<double> alone = model->predict(SentenceCorpus(one, *tokenizer));
     for (std::size_t c = 0; c < 2; ++c) CHECK(std::abs(alone[c] - all[2 * i + c]) < 1e-12);
+  }
+}
+
+TEST_CASE("empty sentences get predictions, too", "[encoder_tasks]") {
+  const TinySentences data;
+  const auto model = data.sentences<double>("numbers");
+  const auto tokenizer = make_tokenizer_from("bytes", "");
+  SentenceTable table;
+  table.first = {"", "ba de", "", "ba de"};
+  table.second = {"ba de", "", "", "-"};
+  const std::vector<double> all = model->predict(SentenceCorpus(table, *tokenizer));
+  REQUIRE(all.size() == 4);
+  for (std::size_t i = 0; i < 4; ++i) {
+    SentenceTable one;
+    one.first = {table.first[i]};
+    one.second = {table.second[i]};
+    CHECK(std::isfinite(all[i]));
+    CHECK(std::abs(model->predict(SentenceCorpus(one, *tokenizer))[0] - all[i]) < 1e-12);
+    for (std::size_t j = 0; j < i; ++j) CHECK(all[i] != all[j]);
   }
 }
 
@@ -201,6 +221,7 @@ TEST_CASE("decks of encoders refuse what cannot be", "[encoder_tasks]") {
   CHECK(says(electra("model/heads=3"), "model/heads"));
   CHECK(says(sentences({"data/max_length=41"}), "exceeds model/max_length = 40"));
   CHECK(says(sentences({"data/labels=yes"}), "one class is nothing to tell"));
+  CHECK(says(sentences({"data/labels=[\"yes\", \"no\", \"yes\"]"}), "\"yes\" stands there twice"));
   CHECK(says(sentences({"data/format=rte"}), "data/format = \"rte\" says it"));
   CHECK(says(sentences({"train/batch_sentences=2", "train/accumulate=3"}), "micro-batches"));
   CHECK(says(sentences({"train/batch_tokens=2"}), "unknown key \"train/batch_tokens\""));
