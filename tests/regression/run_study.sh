@@ -86,7 +86,58 @@ expect 2 'unknown key "moe/rooter"' kokomoe study -i study.toml -d other \
   'study/variants=["a: moe/rooter=switch"]' study/reference=a
 expect 2 'holds nothing out' kokomoe study -i study.toml -d other \
   'study/overrides=["data/heldout=[]"]'
+# What training would refuse in any run is refused before the first.
+expect 2 'have no "bits_per_bite", did you mean "bits_per_byte"' \
+  kokomoe validate -i study.toml study/figure=bits_per_bite
+expect 2 'b, seed 3: .*data/train.*nothere' kokomoe study -i study.toml -d other \
+  'study/variants=["a: moe/every=0", "b: data/train=nothere.txt"]' study/reference=a
+expect 0 'note: .*data/train.*nothere' kokomoe validate -i study.toml \
+  'study/variants=["a: moe/every=0", "b: data/train=nothere.txt"]' study/reference=a
+expect 2 'b, seed 3: .*data/train.*nothere' kokomoe validate --data -i study.toml \
+  'study/variants=["a: moe/every=0", "b: data/train=nothere.txt"]' study/reference=a
+expect 2 'train/steps = 0 leaves nothing' kokomoe study -i study.toml -d other \
+  'study/variants=["a: train/steps=0"]' study/reference=a
+expect 2 'study/seeds says the seeds' kokomoe study -i study.toml -d other \
+  'study/variants=["a: run/seed=7"]' study/reference=a
 [[ ! -e other ]] || fail "a study that was refused left a folder"
+
+# A run that leaves the finite numbers is told, and the others stand.
+wild='study/variants=["wild: optimizer/learning_rate=1e6 optimizer/warmup=0 optimizer/schedule=constant train/clip=0 train/steps=300", "tame: moe/router=switch"]'
+expect 1 'wild, seed 3: FAILED: update' kokomoe study -i study.toml -d wild study/reference=tame \
+  "$wild" 'study/seeds=[3]' --json wild.json
+grep -q 'tame, seed 3: bits_per_byte' output.txt || fail "a failed run ended the study"
+grep -q -- '- wild, seed 3: update' wild/table.md || fail "the table does not say what failed"
+expect 1 'wild, seed 3: FAILED' kokomoe study -i study.toml -d wild study/reference=tame \
+  "$wild" 'study/seeds=[3]'
+"$KOKOMOE_PYTHON" -c '
+import json
+wild, tame = json.load(open("wild.json"))["variants"]
+assert wild["last"] == {"mean": None, "deviation": None, "count": 0} and wild["runs"][0]["failed"]
+assert tame["last"]["count"] == 1 and tame["steps"] == 8 and wild["steps"] == 300'
+
+# A signal in a run's last evaluation stops the study, not only that run.
+for _ in $(seq 100); do cat heldout.txt; done >long.txt
+"$KOKOMOE_PROGRAM" study -i study.toml -d ended 'study/seeds=[3]' \
+  'study/overrides=["train/steps=2", "train/eval_every=2", "data/heldout=long.txt"]' >ended.txt 2>&1 &
+pid=$!
+for _ in $(seq 600); do
+  ! grep -qs '"step": *2' ended/runs/dense/seed_3/metrics.jsonl || break
+  kill -0 $pid || break
+  sleep 0.05
+done
+kill -TERM $pid
+status=0
+wait $pid || status=$?
+[[ $status == 75 ]] || fail "exit $status, not 75: $(cat ended.txt)"
+[[ ! -e ended/runs/top_2 ]] || fail "the study went on after a signal"
+
+# Runs of one variant that have read other data are no seeds of one thing.
+one='study/variants=["switch: data/train=moved.txt"]'
+cp text.txt moved.txt
+expect 0 'switch, seed 3' kokomoe study -i study.toml -d moved 'study/seeds=[3]' "$one"
+head -c 50000 text.txt >moved.txt
+expect 2 'was trained on other data than moved/runs/switch/seed_3' \
+  kokomoe study -i study.toml -d moved 'study/seeds=[3, 4]' "$one"
 if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   expect 0 'switch, seed 3: bits_per_byte' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" study \
     -i study.toml -d ranks 'study/seeds=[3]' 'study/variants=["switch: moe/router=switch"]'
