@@ -5,8 +5,8 @@
 """Small tasks in the formats of GLUE's files, from the King James text: glue_form.py KJV OUT
 
 KJV holds train.txt and heldout.txt (scripts/fetch_kjv.sh), OUT/TASK/{train,dev,test}.tsv are written, all
-with labels. Rows of train.tsv are from chapters of train.txt, those of dev.tsv and test.tsv from the
-held-out chapters in turn, so no chapter is in two of them. See README.txt there.
+with labels, and OUT/pretrain.txt, the chapters of train.tsv's rows as text. No chapter is in two of train,
+dev and test. See README.txt there.
 """
 
 import collections
@@ -33,18 +33,24 @@ next     as RTE (index, sentence1, sentence2, label): entailment = the second ve
 kept     as STS-B (ten columns, score last): the second sentence is the first with some words replaced by
          words of another verse; the score, 0 to 5, is five times the share that was kept.
 
-train.tsv is from chapters of data/kjv/train.txt, dev.tsv and test.tsv from the held-out ones, in turn.
+Chapters of dev.tsv and test.tsv are those of data/kjv/heldout.txt, in turn, and every sixth one of
+train.txt, of which one in four goes to dev.tsv. train.tsv is from all others, whose text is pretrain.txt.
 No verse is in a task twice. Unlike GLUE's, test.tsv has labels.
 """
 
 
-def chapters(path):
-    """[(book, [verse, ...])] of a text of split_kjv.py."""
-    found = []
+def blocks(path):
+    """Chapters of a text of split_kjv.py."""
     with open(path, encoding="utf-8") as file:
-        for block in file.read().strip("\n").split("\n\n"):
-            heading, *verses = block.split("\n")
-            found.append((heading.rsplit(" ", 1)[0], verses))
+        return file.read().strip("\n").split("\n\n")
+
+
+def chapters(texts):
+    """[(book, [verse, ...])]."""
+    found = []
+    for block in texts:
+        heading, *verses = block.split("\n")
+        found.append((heading.rsplit(" ", 1)[0], verses))
     return found
 
 
@@ -183,9 +189,16 @@ def write(path, header, rows):
 
 def main():
     kjv, out = sys.argv[1:3]
-    held_out = chapters(os.path.join(kjv, "heldout.txt"))
-    parts = {"train": Maker(chapters(os.path.join(kjv, "train.txt")), 1),
-             "dev": Maker(held_out[0::2], 2), "test": Maker(held_out[1::2], 3)}
+    held_out, others = (blocks(os.path.join(kjv, name + ".txt")) for name in ("heldout", "train"))
+    # Verses of a chapter are alike: some ten chapters in a test set tell little.
+    more = others[5::6]
+    train = [block for i, block in enumerate(others) if i % 6 != 5]
+    texts = {"train": train, "dev": held_out[0::2] + more[0::4],
+             "test": held_out[1::2] + [block for i, block in enumerate(more) if i % 4 != 0]}
+    parts = {part: Maker(chapters(text), seed) for seed, (part, text) in enumerate(texts.items(), 1)}
+    os.makedirs(out, exist_ok=True)
+    with open(os.path.join(out, "pretrain.txt"), "w", encoding="utf-8", newline="\n") as file:
+        file.write("\n\n".join(train) + "\n")
     report = []
     for task, header in HEADERS.items():
         rows = {part: getattr(maker, task)() for part, maker in parts.items()}

@@ -210,6 +210,16 @@ for part, chapters in (("train", 24), ("heldout", 8)):
             file.write(("\n" if n else "") + f"{book} {n}\n" + "\n".join(verses) + "\n")
 PY
 "$KOKOMOE_PYTHON" "$KOKOMOE_SOURCE_DIR/scripts/glue_form.py" kjv forms 2>forms.txt
+"$KOKOMOE_PYTHON" - <<'PY'
+def rows(task, part, column):
+    return [line.rstrip("\n").split("\t")[column] for line in open(f"forms/{task}/{part}.tsv")]
+text = set(open("forms/pretrain.txt").read().split("\n"))
+train = set(rows("kept", "train", 7)[1:])
+held = [verse for part in ("dev", "test")
+        for verse in rows("kept", part, 7)[1:] + rows("book", part, 0)[1:]]
+assert len(held) > 100 and not text & set(held) and not train & set(held)
+assert train and train <= text
+PY
 for task in swapped:cola book:sst2 next:rte kept:stsb; do
   rows="$(wc -l <"forms/${task%:*}/train.tsv")"
   [[ $task == swapped:* ]] || rows=$((rows - 1))
