@@ -41,7 +41,7 @@ for task in ("swapped", "kept", "book"):
     print(f"{task}: random {rows['random']['last']['mean']:.4f}, "
           f"pre-trained {rows['pretrained']['last']['mean']:.4f}; difference with the same seed "
           f"{difference['mean']:.4f}, two standard errors {2 * error:.4f}")
-    # Words alone tell the books: docs/electra.md.
+    # Words alone tell the books, so that little is to be gained there: docs/electra.md.
     better = better and (task == "book" or difference["mean"] > 2 * error)
 sys.exit(0 if better else "pre-training is not worth two standard errors on swapped and kept")
 PYTHON
