@@ -11,6 +11,7 @@
 #include "kokomoe/train/language_model.hpp"
 #include "kokomoe/train/model_count.hpp"
 #include "kokomoe/train/rehearsal.hpp"
+#include "kokomoe/train/task.hpp"
 
 #include <cstdio>
 #include <memory>
@@ -174,7 +175,9 @@ int bench_step(const StepOptions& options, const Deck& deck, const LanguageModel
 int bench_step(const StepOptions& options, const Communicator& ranks) {
   if (ranks.is_root()) require_json(options.json);
   std::vector<std::string> notes;
-  const Deck deck = load_language_model_deck(options.deck, options.overrides);
+  const Deck deck = load_deck(options.deck, options.overrides);
+  if (task_of(deck).name != "language_model")
+    deck.refuse("run/task", "bench step does language models only so far");
   LanguageModelConfig config = read_language_model_deck(deck, notes);
   note_idle_settings(deck, notes);
   if (ranks.is_root())

@@ -97,6 +97,8 @@ expect 2 'input' kokomoe plan
 for deck in electra/kjv electra/sentences translation/documentation; do
   expect 2 '"run/task": plan does language models only so far' \
     kokomoe plan -i "$KOKOMOE_SOURCE_DIR/inputs/$deck.toml"
+  expect 2 '"run/task": bench step does language models only so far' \
+    kokomoe bench step -i "$KOKOMOE_SOURCE_DIR/inputs/$deck.toml"
 done
 expect 2 'did you mean "moe/experts"' kokomoe plan -i deck.toml moe/experst=3
 expect 2 'heads do not divide' kokomoe plan -i deck.toml model/heads=5
