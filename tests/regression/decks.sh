@@ -16,7 +16,7 @@ while read -r deck; do
   case "$deck" in
     inputs/studies/byte_model.toml) ;;
     inputs/studies/*)
-      grep -q '^note: a deck for kokomoe study: [0-9]* variants, [35] seeds' "$here/validate.txt" ||
+      grep -q '^note: a deck for kokomoe study: [1-9][0-9]* variants, [1-9][0-9]* seeds' "$here/validate.txt" ||
         fail "$deck is not seen as a study"
       ;;
     inputs/fidelity/*)
