@@ -52,9 +52,10 @@ int run(const Action& action, const Communicator& communicator) {
     // Every rank meets most errors: the root speaks first, and usually ends the job by that.
     if (!communicator.is_root()) std::this_thread::sleep_for(std::chrono::seconds(1));
     std::cout.flush();
-    std::cerr << "kokomoe";
-    if (!communicator.is_root()) std::cerr << " (rank " << communicator.rank() << ")";
-    std::cerr << ": " << what << std::endl;
+    // In one piece: mpirun puts its own words about the end between two.
+    const std::string rank =
+        communicator.is_root() ? "" : " (rank " + std::to_string(communicator.rank()) + ")";
+    std::cerr << "kokomoe" + rank + ": " + what + "\n" << std::flush;
   };
   try {
     return action(communicator);
