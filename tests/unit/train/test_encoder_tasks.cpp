@@ -5,6 +5,8 @@
 #include "support/host_arrays.hpp"
 #include "support/tiny_sentences.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <string>
@@ -15,7 +17,9 @@ using namespace kokomoe::test;
 
 namespace {
 
-std::map<std::string, double> figures_of(const Evaluation& evaluation) {
+using Figures = std::map<std::string, double>;
+
+Figures figures_of(const Evaluation& evaluation) {
   return {evaluation.figures.begin(), evaluation.figures.end()};
 }
 
@@ -38,25 +42,44 @@ void check_micro_batches(const Make& make) {
   }
 }
 
+/// Each figure's middle value over three seeds: one alone may be late, and which one it is depends
+/// on the last bits of a machine's arithmetic.
+template <class Run>
+Figures middle_of_seeds(const Run& run) {
+  std::vector<Figures> all;
+  for (const char* seed : {"run/seed=1", "run/seed=2", "run/seed=3"}) all.push_back(run(seed));
+  Figures middle;
+  for (const auto& [name, value] : all.front()) {
+    std::array<double, 3> values{value, all[1].at(name), all[2].at(name)};
+    std::sort(values.begin(), values.end());
+    middle[name] = values[1];
+  }
+  return middle;
+}
+
 }  // namespace
 
 TEST_CASE("ELECTRA learns what may stand where", "[encoder_tasks]") {
   const TinySentences data;
-  const auto model = data.electra<float>(
-      {"train/batch_tokens=2048", "model/positions=rotary", "model/post_norm=false"});
-  const Evaluation before = model->evaluate_heldout();
-  for (std::int64_t step = 0; step < 500; ++step) model->update(step);
-  const auto after = figures_of(model->evaluate_heldout());
-  // The generator guesses one of 259 at first. Letters and spaces take turns, so half of them are
-  // known from the place alone, and most letters from their neighbour.
-  CHECK(std::abs(figures_of(before)["generator_loss"] - std::log(259.0)) < 0.3);
+  const Figures after = middle_of_seeds([&](const char* seed) {
+    const auto model = data.electra<float>(
+        {"train/batch_tokens=2048", "model/positions=rotary", "model/post_norm=false", seed});
+    // The generator guesses one of 259 at first.
+    CHECK(std::abs(figures_of(model->evaluate_heldout())["generator_loss"] - std::log(259.0)) <
+          0.3);
+    for (std::int64_t step = 0; step < 500; ++step) model->update(step);
+    const Figures figures = figures_of(model->evaluate_heldout());
+    // The same windows, the same masks, the same draws.
+    CHECK(figures_of(model->evaluate_heldout()) == figures);
+    return figures;
+  });
+  // Letters and spaces take turns, so half of them are known from the place alone, and most letters
+  // from their neighbour.
   CHECK(after.at("generator_accuracy") > 0.6);
   // A generator that is wrong gives itself away: of the tokens that telling none would miss, some
   // are told, and fewer of the others are told by mistake.
   CHECK(after.at("found") > 0.25);
   CHECK(1 - after.at("discriminator_accuracy") < 0.85 * after.at("replaced"));
-  // The same windows, the same masks, the same draws.
-  CHECK(figures_of(model->evaluate_heldout()) == after);
 }
 
 TEST_CASE("micro-batches of masked text sum to the whole update", "[encoder_tasks]") {
@@ -80,15 +103,20 @@ TEST_CASE("micro-batches of sentences sum to the whole update", "[encoder_tasks]
 TEST_CASE("sentences: classes and numbers are learnt", "[encoder_tasks]") {
   const TinySentences data;
   const std::vector<std::string> overrides = {"model/positions=rotary", "model/post_norm=false"};
-  const auto classes = data.sentences<float>("classes", overrides);
-  for (std::int64_t step = 0; step < 500; ++step) classes->update(step);
-  const Evaluation told = classes->evaluate_heldout();
-  CHECK(told.scored == 100);
-  CHECK(told.unit == "sentences");
+  const Figures told = middle_of_seeds([&](const char* seed) {
+    std::vector<std::string> all = overrides;
+    all.emplace_back(seed);
+    const auto classes = data.sentences<float>("classes", all);
+    for (std::int64_t step = 0; step < 500; ++step) classes->update(step);
+    const Evaluation evaluation = classes->evaluate_heldout();
+    CHECK(evaluation.scored == 100);
+    CHECK(evaluation.unit == "sentences");
+    return figures_of(evaluation);
+  });
   // Some exchanges keep the rule, so that not all can be told.
-  CHECK(figures_of(told)["accuracy"] > 0.7);
-  CHECK(figures_of(told)["matthews"] > 0.4);
-  CHECK(figures_of(told).count("f1") == 1);
+  CHECK(told.at("accuracy") > 0.7);
+  CHECK(told.at("matthews") > 0.4);
+  CHECK(told.count("f1") == 1);
 
   const auto numbers = data.sentences<float>("numbers", overrides);
   for (std::int64_t step = 0; step < 300; ++step) numbers->update(step);
