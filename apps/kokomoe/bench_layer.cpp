@@ -17,28 +17,34 @@ namespace {
 template <class T>
 class LayerRounds {
  public:
-  explicit LayerRounds(const LayerOptions& options)
-      : options_(options), inputs_(options), dense_(options, inputs_) {
-    for (const int experts : options.experts)
-      for (const std::string& router : options.routers)
-        sparse_.push_back(std::make_unique<SparseBench<T>>(options, router, experts, inputs_));
+  explicit LayerRounds(const LayerOptions& options) : options_(options), inputs_(options) {
+    for (const std::string& activations : options.activations) {
+      const bool round_kept = activations == "bfloat16";
+      dense_.push_back(std::make_unique<DenseBench<T>>(options, round_kept, inputs_));
+      for (const int experts : options.experts)
+        for (const std::string& router : options.routers)
+          for (const std::string& weights : options.weights)
+            sparse_.push_back(std::make_unique<SparseBench<T>>(options, router, experts, round_kept,
+                                                               weights == "bfloat16", inputs_));
+    }
   }
 
   void measure() {
-    dense_.measure_memory();
+    for (auto& layer : dense_) layer->measure_memory();
     for (auto& layer : sparse_) layer->measure_memory();
     constexpr int warm_up = 2;
     for (int i = 0; i < options_.repeats + warm_up; ++i) {
       if (i == warm_up) forget();
       machine_.run(inputs_.ctx.space);
-      dense_.run();
+      for (auto& layer : dense_) layer->run();
       for (auto& layer : sparse_) layer->run();
     }
     for (auto& layer : sparse_) layer->measure_router();
   }
 
   std::vector<const LayerCase*> cases() const {
-    std::vector<const LayerCase*> all = {&dense_.result};
+    std::vector<const LayerCase*> all;
+    for (const auto& layer : dense_) all.push_back(&layer->result);
     for (const auto& layer : sparse_) all.push_back(&layer->result);
     return all;
   }
@@ -47,13 +53,13 @@ class LayerRounds {
  private:
   void forget() {
     machine_.forget();
-    dense_.result.forget();
+    for (auto& layer : dense_) layer->result.forget();
     for (auto& layer : sparse_) layer->result.forget();
   }
 
   LayerOptions options_;
   LayerInputs<T> inputs_;
-  DenseBench<T> dense_;
+  std::vector<std::unique_ptr<DenseBench<T>>> dense_;
   std::vector<std::unique_ptr<SparseBench<T>>> sparse_;
   MachineBench<T> machine_;
 };
@@ -86,7 +92,7 @@ void print_header(std::FILE* to, const LayerOptions& options, double gemm_gflops
                gemm_library().c_str(), options.tokens, options.d_model, options.d_hidden,
                options.dtype.c_str(), options.routing.c_str(), gemm_gflops, stream_gbs,
                options.repeats, options.router_repeats);
-  std::fprintf(to, "%-14s %7s %8s %8s %8s %17s %8s %8s %8s %6s %8s %9s   %s\n", "router", "experts",
+  std::fprintf(to, "%-20s %7s %8s %8s %8s %17s %8s %8s %8s %6s %8s %9s   %s\n", "router", "experts",
                "fwd ms", "bwd ms", "both ms", "quartiles", "GFLOP/s", "of GEMM", "of dense", "load",
                "MiB", "router ms", "router dispatch experts combine");
 }
@@ -97,10 +103,12 @@ void print_row(std::FILE* to, const LayerCase& result, const LayerFigures& figur
   char alone[16] = "-";
   if (!result.alone.seconds.empty())
     std::snprintf(alone, sizeof alone, "%.3f", median(result.alone.seconds) * 1e3);
+  const std::string name =
+      result.router + (result.round_kept ? " a16" : "") + (result.round_weights ? " w16" : "");
   std::fprintf(to,
-               "%-14s %7d %8.2f %8.2f %8.2f %8.2f %8.2f %8.1f %8.3f %8.3f %6.2f %8.1f %9s   %6.3f "
+               "%-20s %7d %8.2f %8.2f %8.2f %8.2f %8.2f %8.1f %8.3f %8.3f %6.2f %8.1f %9s   %6.3f "
                "%8.3f %7.3f %7.3f\n",
-               result.router.c_str(), result.experts, median(result.forward) * 1e3,
+               name.c_str(), result.experts, median(result.forward) * 1e3,
                median(result.backward) * 1e3, both.median * 1e3, both.low * 1e3, both.high * 1e3,
                figures.gflops, figures.gflops / gemm_gflops, figures.gflops / dense_gflops,
                result.largest_over_mean,
@@ -119,6 +127,8 @@ nlohmann::json to_json(const LayerOptions& options, const LayerCase& result,
                         {"d_hidden", options.d_hidden},
                         {"dtype", options.dtype},
                         {"activation", options.activation},
+                        {"activations", result.round_kept ? "bfloat16" : "full"},
+                        {"weights", result.round_weights ? "bfloat16" : "full"},
                         {"routing", options.routing},
                         {"kernels", to_string(parse_expert_kernels(options.kernels))},
                         {"largest_over_mean", result.largest_over_mean},
@@ -157,7 +167,7 @@ int bench_layer(const LayerOptions& options) {
   double dense_gflops = 0;
   for (const LayerCase* const result : rounds.cases()) {
     const LayerFigures figures(options, *result);
-    if (result->router == "dense") dense_gflops = figures.gflops;
+    if (result->router == "dense" && dense_gflops == 0) dense_gflops = figures.gflops;
     print_row(table, *result, figures, gemm_gflops, dense_gflops);
     rows.push_back(to_json(options, *result, figures));
   }
@@ -188,6 +198,16 @@ void add_bench_layer(CLI::App& bench, Action& action) {
       ->add_option("--kernels", options->kernels,
                    "how experts multiply: blocks of rows, a core each, or a GEMM for each expert")
       ->check(CLI::IsMember({"auto", "blocks", "gemm"}));
+  command
+      ->add_option("--activations", options->activations,
+                   "what forward keeps: full, bfloat16, or both, which are then compared")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"full", "bfloat16"}));
+  command
+      ->add_option("--weights", options->weights,
+                   "what products of routed experts read: full, bfloat16, or both")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"full", "bfloat16"}));
   command->add_option("--dtype", options->dtype)->check(CLI::IsMember({"float", "double"}));
   command->add_option("--repeats", options->repeats)->check(positive_number());
   command->add_option("--router-repeats", options->router_repeats, "of the router by itself")

@@ -24,7 +24,8 @@ enum class Load {
 struct LayerOptions {
   int tokens = 4096, d_model = 512, d_hidden = 2048, repeats = 11, router_repeats = 50;
   std::vector<int> experts = {4, 16, 64};
-  std::vector<std::string> routers = {"switch", "sparsemixer"};
+  std::vector<std::string> routers = {"switch", "sparsemixer"}, activations = {"full"},
+                           weights = {"full"};
   std::string dtype = "float", activation = "relu", routing = "random", kernels = "auto", json;
 
   Load load() const {
@@ -38,6 +39,7 @@ struct LayerOptions {
 struct LayerCase {
   std::string router;
   int experts = 0;
+  bool round_kept = false, round_weights = false;
   std::vector<double> forward, backward, both;  ///< seconds of each repeat
   std::vector<double> parts[4];  ///< router, dispatch, experts, combine; may be empty
   double rows = 0;               ///< that experts computed, over all repeats
@@ -126,7 +128,7 @@ Matrix<T> steered(const Matrix<const T>& x, const Matrix<const T>& weight, int e
 template <class T>
 class DenseBench {
  public:
-  DenseBench(const LayerOptions& options, LayerInputs<T>& inputs)
+  DenseBench(const LayerOptions& options, bool round_kept, LayerInputs<T>& inputs)
       : inputs_(inputs),
         experts_({1, options.d_model, options.d_hidden, parse_activation(options.activation), true,
                   false, 1, parse_expert_kernels(options.kernels)},
@@ -135,6 +137,7 @@ class DenseBench {
     store_.allocate(inputs.ctx.space, 1);
     result.router = "dense";
     result.experts = 1;
+    result.round_kept = round_kept;
   }
 
   void run() {
@@ -158,7 +161,8 @@ class DenseBench {
     typename Experts<T>::Saved state;
     store_.begin_update();
     Timer timer(space);
-    experts_.forward(space, saved, scratch, inputs_.x, rows_, {}, inputs_.y, state);
+    experts_.forward(space, saved, scratch, inputs_.x, rows_, {}, inputs_.y, state,
+                     {false, {}, result.round_kept});
     const double forward = timer.lap();
     experts_.backward(space, scratch, state, rows_, {}, inputs_.dy, {}, inputs_.dx, {});
     return {forward, timer.lap()};
@@ -173,15 +177,17 @@ class DenseBench {
 template <class T>
 class SparseBench {
  public:
-  SparseBench(const LayerOptions& options, const std::string& router, int experts,
-              LayerInputs<T>& inputs)
+  SparseBench(const LayerOptions& options, const std::string& router, int experts, bool round_kept,
+              bool round_weights, LayerInputs<T>& inputs)
       : inputs_(inputs),
-        layer_(config(options, router, experts), 0, store_, "moe"),
+        layer_(config(options, router, experts, round_weights), 0, store_, "moe"),
         x_(inputs.x),
         router_(layer_, store_, options.router_repeats) {
     store_.allocate(inputs.ctx.space, 1);
     result.router = router;
     result.experts = experts;
+    result.round_kept = round_kept;
+    result.round_weights = round_weights;
     if (options.load() != Load::random)
       x_ = steered<T>(x_, logit_weight(), experts, options.load());
   }
@@ -223,7 +229,8 @@ class SparseBench {
   LayerCase result;
 
  private:
-  static MoeConfig config(const LayerOptions& options, const std::string& router, int experts) {
+  static MoeConfig config(const LayerOptions& options, const std::string& router, int experts,
+                          bool round_weights) {
     MoeConfig config;
     config.d_model = options.d_model;
     config.d_hidden = options.d_hidden;
@@ -232,6 +239,7 @@ class SparseBench {
     config.bias = true;
     config.kernels = parse_expert_kernels(options.kernels);
     config.router = router;
+    config.round_weights = round_weights;
     set_router_defaults(config);
     config.vocabulary = LayerInputs<T>::vocabulary;
     return config;
@@ -245,7 +253,8 @@ class SparseBench {
     return store_.value(handle);
   }
 
-  std::pair<double, double> step(const StepContext& ctx) {
+  std::pair<double, double> step(StepContext ctx) {
+    ctx.round_kept = result.round_kept;
     store_.begin_update();
     Timer timer(ctx.space);
     layer_.forward(ctx, x_, inputs_.y, state_);

@@ -2,10 +2,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/core/bfloat16.hpp"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #ifdef __AVX__
 #include <immintrin.h>
@@ -77,13 +80,31 @@ class Ahead {
   template <class T>
   Ahead(const T* begin, const T* end)
       : at_(reinterpret_cast<const char*>(begin)), end_(reinterpret_cast<const char*>(end)) {}
+  /// `rows` rows of `columns` elements, `stride` from each to the next.
+  template <class T>
+  Ahead(const T* begin, int rows, int columns, std::ptrdiff_t stride)
+      : Ahead(begin, rows > 0 ? begin + columns : begin) {
+    rows_left_ = rows - 1;
+    jump_ = (stride - columns) * static_cast<std::ptrdiff_t>(sizeof(T));
+    row_ = columns * static_cast<std::ptrdiff_t>(sizeof(T));
+  }
   void fetch(int lines) {
-    for (int i = 0; i < lines && at_ < end_; ++i, at_ += 64) __builtin_prefetch(at_, 0, 2);
+    for (int i = 0; i < lines; ++i, at_ += 64) {
+      if (at_ >= end_) {
+        if (rows_left_ <= 0) return;
+        --rows_left_;
+        at_ = end_ + jump_;
+        end_ = at_ + row_;
+      }
+      __builtin_prefetch(at_, 0, 2);
+    }
   }
 
  private:
   const char* at_ = nullptr;
   const char* end_ = nullptr;
+  int rows_left_ = 0;
+  std::ptrdiff_t jump_ = 0, row_ = 0;  ///< bytes
 };
 
 /// What becomes of C.
@@ -200,29 +221,59 @@ void multiply_block(int rows, int columns, int k, Strided<T> a, const T* b, std:
   multiply_block<T>(rows, columns, k, a, b, b_row, into, c, c_row, nothing, 0);
 }
 
-/// Copies n elements past the caches; for others to see after Simd::end_streams.
+/// Copies bytes past the caches; for others to see after Simd::end_streams.
+inline void stream_copy(std::size_t bytes, const void* from, void* to) {
+  using S = Simd<unsigned char>;
+  const auto* const source = static_cast<const unsigned char*>(from);
+  auto* const target = static_cast<unsigned char*>(to);
+  const std::size_t past = reinterpret_cast<std::uintptr_t>(to) % S::bytes;
+  std::size_t i = std::min(bytes, past == 0 ? 0 : S::bytes - past);
+  std::memcpy(target, source, i);
+  for (; i + S::bytes <= bytes; i += S::bytes) S::stream(target + i, S::load(source + i));
+  std::memcpy(target + i, source + i, bytes - i);
+}
+
 template <class T>
-void stream_copy(std::size_t n, const T* from, T* to) {
-  using S = Simd<T>;
-  std::size_t i = 0;
-  for (; i < n && reinterpret_cast<std::uintptr_t>(to + i) % S::bytes != 0; ++i) to[i] = from[i];
-  for (; i + S::lanes <= n; i += S::lanes) S::stream(to + i, S::load(from + i));
-  for (; i < n; ++i) to[i] = from[i];
+T element(T x) {
+  return x;
+}
+template <class T>
+T element(Bfloat16 x) {
+  return static_cast<T>(static_cast<float>(x));
+}
+
+/// n elements, as many as fit into a vector, of one type into another.
+template <int n, class T>
+inline __attribute__((always_inline)) void copy_vector(const T* from, T* to) {
+  std::memcpy(to, from, n * sizeof(T));
+}
+template <int n, class T>
+inline __attribute__((always_inline)) void copy_vector(const Bfloat16* from, T* to) {
+#pragma omp simd
+  for (int i = 0; i < n; ++i) to[i] = element<T>(from[i]);
+}
+
+/// Elements of one type into another.
+template <class From, class T>
+inline __attribute__((always_inline)) void copy_elements(int n, const From* from, T* to) {
+  constexpr int lanes = Simd<T>::lanes;
+  int i = 0;
+  for (; i + lanes <= n; i += lanes) copy_vector<lanes>(from + i, to + i);
+  for (; i < n; ++i) to[i] = element<T>(from[i]);
 }
 
 /// Columns of a row-major (k, columns) matrix with rows of from_row elements as strips of
 /// tile_rows, each (k, tile_rows), one behind the other: they are the rows of A = from^T, and A's
 /// columns lie side by side in a strip. The last strip may be partly filled. `to`: strips k
 /// tile_rows elements.
-template <class T>
-void pack_strips(int k, int columns, const T* from, std::ptrdiff_t from_row, T* to) {
+template <class From, class T>
+void pack_strips(int k, int columns, const From* from, std::ptrdiff_t from_row, T* to) {
   constexpr int R = Simd<T>::tile_rows;
   for (int c = 0; c < columns; c += R, to += static_cast<std::ptrdiff_t>(k) * R) {
     if (c + R <= columns)
-      for (int p = 0; p < k; ++p) std::memcpy(to + p * R, from + p * from_row + c, R * sizeof(T));
+      for (int p = 0; p < k; ++p) copy_vector<R>(from + p * from_row + c, to + p * R);
     else
-      for (int p = 0; p < k; ++p)
-        for (int i = 0; c + i < columns; ++i) to[p * R + i] = from[p * from_row + c + i];
+      for (int p = 0; p < k; ++p) copy_elements(columns - c, from + p * from_row + c, to + p * R);
   }
 }
 

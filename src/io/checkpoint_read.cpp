@@ -166,6 +166,9 @@ CheckpointMeta load_checkpoint(const std::string& step_folder, ParameterStore<T>
   text = communicator.broadcast(text);
   Delivery<T> delivery(reader.get(), store, communicator);
   for (const detail::Slot<T>& slot : slots) delivery.load(slot);
+  const ExecutionSpace space;
+  store.round_values(space);
+  space.fence(KOKOMOE_LABEL("io::load_checkpoint"));
   return detail::parse_manifest(text, step + "/manifest.json").meta;
 }
 

@@ -50,7 +50,7 @@ void Block<T>::feed_forward(const StepContext& ctx, const Matrix<const T>& x, co
         }
         saved.rows = {0, static_cast<int>(in.extent(0))};
         ffn_->forward(ctx.space, *ctx.saved, *ctx.scratch, in, saved.rows, Vector<const int>(), out,
-                      saved.ffn, {ctx.layout_free, segments_of(ctx)});
+                      saved.ffn, {ctx.layout_free, segments_of(ctx), ctx.round_kept});
       });
 }
 
@@ -102,8 +102,10 @@ void Block<T>::forward_cached(const StepContext& ctx, const Matrix<const T>& x, 
 template <class T>
 void Block<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<T>& dx,
                         const Memory<T>& memory) const {
+  using In = Matrix<const T>;
   ffn_norm_.backward(
-      ctx, saved.ffn_norm, dx, [&](const Matrix<const T>& d_out, const Matrix<T>& d_in) {
+      ctx, saved.ffn_norm, dx, [&](const In& in, const In& d_out, const Matrix<T>& d_in) {
+        if (in.data() != nullptr) moe_ ? saved.moe.set_input(in) : saved.ffn.set_input(in);
         if (moe_)
           moe_->backward(ctx, saved.moe, d_out, d_in);
         else
@@ -112,11 +114,13 @@ void Block<T>::backward(const StepContext& ctx, Saved& saved, const Matrix<T>& d
       });
   if (cross_)
     cross_norm_->backward(
-        ctx, saved.cross_norm, dx, [&](const Matrix<const T>& d_out, const Matrix<T>& d_in) {
+        ctx, saved.cross_norm, dx, [&](const In& in, const In& d_out, const Matrix<T>& d_in) {
+          if (in.data() != nullptr) saved.cross.x = in;
           cross_->backward(ctx, *memory.source, saved.cross, d_out, d_in, memory.gradient);
         });
   attention_norm_.backward(ctx, saved.attention_norm, dx,
-                           [&](const Matrix<const T>& d_out, const Matrix<T>& d_in) {
+                           [&](const In& in, const In& d_out, const Matrix<T>& d_in) {
+                             if (in.data() != nullptr) saved.attention.x = in;
                              attention_.backward(ctx, saved.attention, d_out, d_in);
                            });
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/host_units.hpp"
+#include "kokomoe/core/kept_rows.hpp"
 #include "kokomoe/core/picked_rows.hpp"
 #include "kokomoe/moe/activation.hpp"
 #include "kokomoe/moe/expert_kernels.hpp"
@@ -36,6 +37,13 @@ struct ExpertTensors {
   Matrix<T> w1, b1, w2, b2;
 };
 
+/// What products read: w1 and w2 in bfloat16 where they are not empty, else as they are.
+template <class T>
+struct ExpertWeights {
+  ExpertTensors<const T> whole;
+  Matrix<const Bfloat16> w1, w2;
+};
+
 /// Whether a gradient adds to what is there or replaces it.
 struct ExpertAdds {
   bool w1 = false, b1 = false, w2 = false, b2 = false;
@@ -45,14 +53,14 @@ struct ExpertAdds {
 /// of its own that backward_blocks knows, given equal `offsets`.
 template <class T>
 void forward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
-                    const ExpertTensors<const T>& parameters, std::span<const int> offsets,
-                    const PickedRows<T>& rows, const Matrix<T>& hidden, const Matrix<T>& out);
+                    const ExpertWeights<T>& weights, std::span<const int> offsets,
+                    const PickedRows<T>& rows, const KeptRows<T>& hidden, const Matrix<T>& out);
 
 /// See Experts::backward.
 template <class T>
 void backward_blocks(const ExecutionSpace& space, Arena& scratch, Activation activation,
-                     const ExpertTensors<const T>& parameters, std::span<const int> offsets,
-                     const PickedRows<T>& rows, const Matrix<const T>& hidden,
+                     const ExpertWeights<T>& weights, std::span<const int> offsets,
+                     const PickedRows<T>& rows, const KeptRows<T>& hidden,
                      const PickedRows<T>& d_out, const Vector<const T>& row_weight,
                      const Matrix<T>& d_rows, const Vector<T>& d_row_weight,
                      const Vector<T>& d_factor, const ExpertTensors<T>& gradients,

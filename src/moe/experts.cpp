@@ -46,14 +46,10 @@ std::string to_string(ExpertKernels kernels) {
                            : "one GEMM for each expert";
 }
 
-namespace {
-
 bool by_blocks(ExpertKernels kernels, bool layout_free) {
   if (kernels == ExpertKernels::automatic) kernels = detail::fastest_kernels;
   return KOKOMOE_EXPERT_BLOCKS && !layout_free && kernels == ExpertKernels::blocks;
 }
-
-}  // namespace
 
 bool sums_factor(ExpertKernels kernels, bool layout_free) {
   return by_blocks(kernels, layout_free);
@@ -230,8 +226,8 @@ Experts<T>::Experts(const ExpertsConfig& config, ParameterStore<T>& store, const
   };
   const auto add = [&](const char* suffix, std::vector<std::size_t> shape, Initializer init,
                        bool decay, std::vector<std::string> axes) {
-    return store.add(
-        {name + suffix, std::move(shape), init, decay, config.sharded, false, std::move(axes)});
+    return store.add({name + suffix, std::move(shape), init, decay, config.sharded, false,
+                      std::move(axes), decay && config.round_weights});
   };
   w1_ = add(".w1", {experts, width, d}, normal(d, 1), true, {"expert", "hidden", "channel"});
   w2_ = add(".w2", {experts, d, h}, normal(h, config.output_scale), true,
@@ -257,13 +253,18 @@ Matrix<T> experts_of(const Matrix<T>& stacked, std::size_t experts, int first, i
 
 #if KOKOMOE_EXPERT_BLOCKS
 template <class T>
-detail::ExpertTensors<const T> Experts<T>::tensors(std::size_t local, Part part) const {
+detail::ExpertWeights<T> Experts<T>::weights(std::size_t local, Part part) const {
   const auto of = [&](ParameterHandle handle) {
     return handle.valid()
                ? experts_of(Matrix<const T>(store_->value(handle)), local, part.first, part.end)
                : Matrix<const T>();
   };
-  return {of(w1_), of(b1_), of(w2_), of(b2_)};
+  const auto rounded = [&](ParameterHandle handle) {
+    return config_.round_weights
+               ? experts_of(store_->rounded_value(handle), local, part.first, part.end)
+               : Matrix<const Bfloat16>();
+  };
+  return {{of(w1_), of(b1_), of(w2_), of(b2_)}, rounded(w1_), rounded(w2_)};
 }
 #endif
 
@@ -272,10 +273,13 @@ void Experts<T>::begin(Arena& saved_arena, const PickedRows<T>& rows, const RowA
                        Saved& saved) const {
   require_shape("Experts::forward", "rows", rows.from, rows.from.extent(0),
                 static_cast<std::size_t>(config_.d_model));
+  if (config_.round_weights && !by_blocks(config_.kernels, how.layout_free))
+    fail("Experts::forward", "weights in bfloat16 are read by blocks of rows alone");
   saved.rows = rows;
   saved.how = how;
-  saved.hidden = saved_arena.matrix<T>(
-      rows.rows(), static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)));
+  saved.hidden = KeptRows<T>(
+      saved_arena, rows.rows(),
+      static_cast<std::size_t>(first_width(config_.activation, config_.d_hidden)), how.round_kept);
 }
 
 template <class T>
@@ -296,19 +300,20 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
   const auto parameter = [&](ParameterHandle handle) {
     return experts_of(Matrix<const T>(store_->value(handle)), local, part.first, part.end);
   };
-  const Matrix<T> hidden = rows_of(saved.hidden, begin, end);
+  const KeptRows<T> kept = saved.hidden.part(begin, end);
   const Matrix<T> out_rows = rows_of(out, begin, end);
 #if KOKOMOE_EXPERT_BLOCKS
   if (by_blocks(config_.kernels, saved.how.layout_free)) {
-    detail::forward_blocks<T>(space, scratch, config_.activation, tensors(local, part), groups,
-                              saved.rows.part(begin, end), hidden, out_rows);
+    detail::forward_blocks<T>(space, scratch, config_.activation, weights(local, part), groups,
+                              saved.rows.part(begin, end), kept, out_rows);
     return;
   }
 #endif
-  const Matrix<T> active = scratch.matrix<T>(n, h);
+  const Matrix<T> hidden = kept.begin(scratch), active = scratch.matrix<T>(n, h);
   multiply_groups<T>(space, scratch, saved.how, Transpose::yes,
                      side_by_side(space, scratch, saved.rows.part(begin, end)), parameter(w1_),
                      hidden, groups);
+  kept.keep(space, hidden);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
   // Biases are looked up by local expert, of which a part holds some: all of them, then.
   if (b1_.valid())
@@ -386,9 +391,8 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
       return handle.valid() ? experts_of(store_->gradient(handle), local, part.first, part.end)
                             : Matrix<T>();
     };
-    detail::backward_blocks<T>(space, scratch, config_.activation, tensors(local, part), groups,
-                               saved.rows.part(begin, end),
-                               rows_of(Matrix<const T>(saved.hidden), begin, end),
+    detail::backward_blocks<T>(space, scratch, config_.activation, weights(local, part), groups,
+                               saved.rows.part(begin, end), saved.hidden.part(begin, end),
                                d_out.part(begin, end), rows_of(row_weight, begin, end),
                                rows_of(d_rows, begin, end), rows_of(d_row_weight, begin, end),
                                d_factor, {of_part(w1_), of_part(b1_), of_part(w2_), of_part(b2_)},
@@ -401,14 +405,14 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
   const Matrix<T> active = scratch_rows(h);
   // One-argument activations turn d_active into d_hidden in place; swiglu needs twice the width.
   const Matrix<T> d_hidden =
-      config_.activation == Activation::swiglu ? scratch_rows(saved.hidden.extent(1)) : d_active;
+      config_.activation == Activation::swiglu ? scratch_rows(saved.hidden.columns()) : d_active;
   const Matrix<const T> d_out_rows = side_by_side(space, scratch, d_out.part(begin, end));
   multiply_groups<T>(space, scratch, saved.how, Transpose::no, d_out_rows, parameter(w2_), d_active,
                      groups);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
   const Vector<T> dot = rows_of(d_row_weight, begin, end);
   const BackwardRows<T> views{
-      rows_of(Matrix<const T>(saved.hidden), begin, end),
+      saved.hidden.part(begin, end).read(space, scratch),
       {b1_.valid() ? Matrix<const T>(store_->value(b1_)) : Matrix<const T>(), expert},
       rows_of(row_weight, begin, end),
       d_active,

@@ -70,11 +70,11 @@ struct ExpertsRun {
   Arena saved{"kokomoe::moe::memory::saved"}, forward{"kokomoe::moe::memory::forward"},
       backward{"kokomoe::moe::memory::backward"};
 
-  ExpertsRun(const ExpertsConfig& config, bool layout_free, int rows_each) {
+  ExpertsRun(const ExpertsConfig& config, RowArithmetic how, int rows_each) {
     const ExecutionSpace space;
     ParameterStore<T> store;
     const Experts<T> experts(config, store, "experts");
-    allocate_frozen(store, space, layout_free);
+    allocate_frozen(store, space, how.layout_free);
     std::vector<int> offsets(static_cast<std::size_t>(config.experts) + 1);
     for (int e = 0; e <= config.experts; ++e) offsets[static_cast<std::size_t>(e)] = e * rows_each;
     const auto rows = static_cast<std::size_t>(offsets.back());
@@ -87,7 +87,7 @@ struct ExpertsRun {
     const Vector<T> weight("kokomoe::moe::memory::weight", rows),
         d_weight("kokomoe::moe::memory::d_weight", rows);
     typename Experts<T>::Saved state;
-    const RowArithmetic how{layout_free, {starts, config.experts}};
+    how.segments = {starts, config.experts};
     experts.forward(space, saved, forward, x, offsets, expert_of_row, y, state, how);
     experts.backward(space, backward, state, offsets, expert_of_row, y, weight, x, d_weight);
     space.fence(KOKOMOE_LABEL("moe::memory"));
@@ -102,18 +102,19 @@ struct LayerRun {
   Arena saved{"kokomoe::moe::memory::saved"}, forward{"kokomoe::moe::memory::forward"},
       backward{"kokomoe::moe::memory::backward"};
 
-  LayerRun(const MoeConfig& config, bool layout_free, int tokens) {
+  LayerRun(const MoeConfig& config, const RowArithmetic& how, int tokens) {
     StepContext ctx;
     ParameterStore<T> store;
     const MoeLayer<T> layer(config, 0, store, "moe");
-    allocate_frozen(store, ctx.space, layout_free);
+    allocate_frozen(store, ctx.space, how.layout_free);
     const Communicator alone;
     ctx.communicator = &alone;
     ctx.saved = &saved;
     ctx.scratch = &forward;
     ctx.tokens = number_rows(ctx.space, tokens);
     ctx.update_tokens = tokens;
-    ctx.layout_free = layout_free;
+    ctx.layout_free = how.layout_free;
+    ctx.round_kept = how.round_kept;
     const auto rows = static_cast<std::size_t>(tokens);
     const auto d = static_cast<std::size_t>(config.d_model);
     const Matrix<T> x = random_rows<T>(ctx.space, rows, d), y("kokomoe::moe::memory::y", rows, d),
@@ -203,14 +204,14 @@ RoutingMemory measure_routing(const MoeConfig& config, int sequence_length) {
 }
 
 template <class T>
-ExpertsMemory measure_experts(const ExpertsConfig& config, bool layout_free) {
+ExpertsMemory measure_experts(const ExpertsConfig& config, const RowArithmetic& how) {
   constexpr int rows_each = 96, most_experts = 4;
-  const Scale scale(config.d_model, config.d_hidden, layout_free);
+  const Scale scale(config.d_model, config.d_hidden, how.layout_free);
   ExpertsConfig small = config;
   small.d_model = scale.shrink(config.d_model);
   small.d_hidden = scale.shrink(config.d_hidden);
   small.experts = std::min(config.experts, most_experts);
-  const ExpertsRun<T> once(small, layout_free, rows_each), twice(small, layout_free, 2 * rows_each);
+  const ExpertsRun<T> once(small, how, rows_each), twice(small, how, 2 * rows_each);
   const double rows = static_cast<double>(small.experts) * rows_each;
   return {line(once.saved, twice.saved, rows, scale),
           line(once.forward, twice.forward, rows, scale),
@@ -218,9 +219,9 @@ ExpertsMemory measure_experts(const ExpertsConfig& config, bool layout_free) {
 }
 
 template <class T>
-LayerMemory measure_layer(const MoeConfig& config, bool layout_free) {
+LayerMemory measure_layer(const MoeConfig& config, const RowArithmetic& how) {
   constexpr int tokens = 384;
-  const Scale scale(config.d_model, config.d_hidden, layout_free);
+  const Scale scale(config.d_model, config.d_hidden, how.layout_free);
   // Routing is measured by itself: a simple router with few experts, once with twice the rows.
   MoeConfig small = config;
   small.router = "top_k";
@@ -236,8 +237,8 @@ LayerMemory measure_layer(const MoeConfig& config, bool layout_free) {
   small.k = 1;
   MoeConfig two = small;
   two.k = 2;
-  const LayerRun<T> once(small, layout_free, tokens), twice(small, layout_free, 2 * tokens),
-      two_rows(two, layout_free, tokens);
+  const LayerRun<T> once(small, how, tokens), twice(small, how, 2 * tokens),
+      two_rows(two, how, tokens);
   const double routing = measure_routing<T>(small, tokens).saved,
                routing_two = measure_routing<T>(two, tokens).saved;
   const auto scratch = [&](Arena LayerRun<T>::*arena) {
@@ -249,10 +250,10 @@ LayerMemory measure_layer(const MoeConfig& config, bool layout_free) {
           scratch(&LayerRun<T>::forward), scratch(&LayerRun<T>::backward)};
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                           \
-  template RoutingMemory measure_routing<T>(const MoeConfig&, int);      \
-  template ExpertsMemory measure_experts<T>(const ExpertsConfig&, bool); \
-  template LayerMemory measure_layer<T>(const MoeConfig&, bool);
+#define KOKOMOE_INSTANTIATE(T)                                                           \
+  template RoutingMemory measure_routing<T>(const MoeConfig&, int);                      \
+  template ExpertsMemory measure_experts<T>(const ExpertsConfig&, const RowArithmetic&); \
+  template LayerMemory measure_layer<T>(const MoeConfig&, const RowArithmetic&);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

@@ -61,6 +61,11 @@ std::optional<Refusal> impossible(const MoeConfig& config) {
     if (router.batch_coupled) return Refusal{"router", who + leak.substr(1)};
     if (config.capacity_factor > 0) return Refusal{"capacity_factor", "a capacity" + leak};
   }
+  if (config.round_weights && !by_blocks(config.kernels, false))
+    return Refusal{"weights",
+                   "bfloat16 is read by blocks of rows alone, and these experts run as " +
+                       to_string(config.kernels) +
+                       " (parallel/expert_kernels = \"blocks\", where it can be)"};
   return impossible_router(config.router, router_place(config, 0, "router"), config.options);
 }
 

@@ -47,8 +47,8 @@ const MoeConfig& possible(const MoeConfig& config) {
 }
 
 ExpertsConfig experts_config(const MoeConfig& config) {
-  return {config.experts, config.d_model, config.d_hidden,     config.activation,
-          config.bias,    true,           config.output_scale, config.kernels};
+  return {config.experts, config.d_model,      config.d_hidden, config.activation,   config.bias,
+          true,           config.output_scale, config.kernels,  config.round_weights};
 }
 
 /// y(t, c) = gain(c) x(t, c). y may be x.
@@ -213,7 +213,8 @@ void MoeLayer<T>::mix(const StepContext& ctx, Saved& saved, const Matrix<T>& y,
   const auto run_shared = [&] {
     saved.shared_rows = {0, static_cast<int>(tokens)};
     shared_->forward(ctx.space, *ctx.saved, *ctx.scratch, x, saved.shared_rows, Vector<const int>(),
-                     shared, saved.shared_experts, {ctx.layout_free, segments_of(ctx)});
+                     shared, saved.shared_experts,
+                     {ctx.layout_free, segments_of(ctx), ctx.round_kept});
   };
   // By reference: a copy of the closure would ask for memory.
   std::function<void()> beside;

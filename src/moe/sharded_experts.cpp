@@ -69,8 +69,9 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
                                 const std::function<void()>& beside) const {
   const ExecutionSpace& space = ctx.space;
   const std::size_t d = x.extent(1);
-  if (!is_sharded(ctx)) {
-    RowArithmetic how{ctx.layout_free, {}};
+  saved.sharded = is_sharded(ctx);
+  if (!saved.sharded) {
+    RowArithmetic how{ctx.layout_free, {}, ctx.round_kept};
     if (ctx.layout_free && ctx.training) {
       saved.sequence_of_row = sequences_of_rows(ctx, plan);
       how.segments = segments_of_rows(space, *ctx.saved, plan.expert_of_row, saved.sequence_of_row);
@@ -85,10 +86,11 @@ void ShardedExperts<T>::forward(const StepContext& ctx, const DispatchPlan& plan
   ExchangePlan& way = saved.exchange;
   ranks.plan(space, *ctx.saved, plan.offsets_on_host(), d * sizeof(T), way);
   const auto arrived = static_cast<std::size_t>(way.rows_received());
+  // Never rounded: the same rows on one rank are not either.
   const Matrix<T> at_experts = ctx.saved->template matrix<T>(arrived, d);
   saved.expert_of_row = ctx.saved->template vector<int>(arrived);
   local_expert_of_rows(space, way, saved.expert_of_row);
-  experts_.begin(*ctx.saved, at_experts, {ctx.layout_free, {}}, saved.experts);
+  experts_.begin(*ctx.saved, at_experts, {ctx.layout_free, {}, ctx.round_kept}, saved.experts);
 
   ArenaScope scope(*ctx.scratch);
   const Matrix<T> rows = gathered(ctx, plan, x);

@@ -13,8 +13,7 @@ Attention<T>::Attention(const AttentionConfig& config, const Rotary<T>* rotary,
     : config_(config),
       rotary_(rotary),
       qkv_(config.d_model, 3 * config.d_model, config.bias, store, name + ".qkv"),
-      out_(config.d_model, config.d_model, config.bias, store, name + ".out",
-           config.output_scale) {
+      out_(config.d_model, config.d_model, config.bias, store, name + ".out", config.output_scale) {
   if (config.heads < 1 || config.d_model % config.heads != 0)
     throw InputError(name + ": " + std::to_string(config.heads) + " heads do not divide " +
                      std::to_string(config.d_model) + " channels");
@@ -45,12 +44,16 @@ void Attention<T>::forward(const StepContext& ctx, const Matrix<const T>& x, con
   const Region region(KOKOMOE_LABEL("nn::attention"));
   const std::size_t tokens = x.extent(0), d = static_cast<std::size_t>(config_.d_model);
   saved.x = x;
-  saved.qkv = ctx.saved->template matrix<T>(tokens, 3 * d);
+  saved.qkv = KeptRows<T>(*ctx.saved, tokens, 3 * d, ctx.round_kept);
   saved.heads = ctx.saved->template matrix<T>(tokens, d);
   saved.log_sum = ctx.saved->template matrix<T>(tokens, static_cast<std::size_t>(config_.heads));
-  qkv_.forward(ctx, x, saved.qkv);
-  if (rotary_ != nullptr) rotary_->apply(ctx, saved.qkv, 0, 2 * config_.heads, false);
-  attention_forward<T>(ctx, self_attention(ctx, saved.qkv), saved.heads, saved.log_sum);
+  ArenaScope scope(*ctx.scratch);
+  const Matrix<T> qkv = saved.qkv.begin(*ctx.scratch);
+  qkv_.forward(ctx, x, qkv);
+  if (rotary_ != nullptr) rotary_->apply(ctx, qkv, 0, 2 * config_.heads, false);
+  // Backward computes the probabilities again, and they must be the same.
+  saved.qkv.keep(ctx.space, qkv, ctx.training);
+  attention_forward<T>(ctx, self_attention(ctx, qkv), saved.heads, saved.log_sum);
   out_.forward(ctx, saved.heads, y);
 }
 
@@ -103,11 +106,11 @@ void Attention<T>::backward(const StepContext& ctx, const Saved& saved, const Ma
   ArenaScope scope(*ctx.scratch);
   const Matrix<T> d_heads =
       ctx.scratch->template matrix<T>(saved.heads.extent(0), saved.heads.extent(1));
-  const Matrix<T> d_qkv =
-      ctx.scratch->template matrix<T>(saved.qkv.extent(0), saved.qkv.extent(1));
+  const Matrix<T> d_qkv = ctx.scratch->template matrix<T>(saved.qkv.rows(), saved.qkv.columns());
+  const Matrix<const T> qkv = saved.qkv.read(ctx.space, *ctx.scratch);
   out_.backward(ctx, saved.heads, dy, d_heads);
-  attention_backward<T>(ctx, self_attention(ctx, saved.qkv), saved.heads, saved.log_sum, d_heads,
-                        d_qkv, d_qkv, d_qkv);
+  attention_backward<T>(ctx, self_attention(ctx, qkv), saved.heads, saved.log_sum, d_heads, d_qkv,
+                        d_qkv, d_qkv);
   if (rotary_ != nullptr) rotary_->apply(ctx, d_qkv, 0, 2 * config_.heads, true);
   qkv_.backward(ctx, saved.x, d_qkv, dx);
 }

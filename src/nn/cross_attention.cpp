@@ -61,13 +61,18 @@ void CrossAttention<T>::forward(const StepContext& ctx, const StepContext& sourc
   const std::size_t tokens = x.extent(0), d = static_cast<std::size_t>(config_.d_model);
   saved.x = x;
   saved.memory = memory;
-  saved.query = ctx.saved->template matrix<T>(tokens, d);
-  saved.key_value = ctx.saved->template matrix<T>(memory.extent(0), 2 * d);
+  saved.query = KeptRows<T>(*ctx.saved, tokens, d, ctx.round_kept);
+  saved.key_value = KeptRows<T>(*ctx.saved, memory.extent(0), 2 * d, ctx.round_kept);
   saved.heads = ctx.saved->template matrix<T>(tokens, d);
   saved.log_sum = ctx.saved->template matrix<T>(tokens, static_cast<std::size_t>(config_.heads));
-  query_.forward(ctx, x, saved.query);
-  key_value_.forward(source, memory, saved.key_value);
-  AttentionInput<T> all = input(ctx, saved.query, saved.key_value);
+  ArenaScope scope(*ctx.scratch);
+  const Matrix<T> query = saved.query.begin(*ctx.scratch),
+                  key_value = saved.key_value.begin(*ctx.scratch);
+  query_.forward(ctx, x, query);
+  key_value_.forward(source, memory, key_value);
+  saved.query.keep(ctx.space, query, ctx.training);
+  saved.key_value.keep(ctx.space, key_value, ctx.training);
+  AttentionInput<T> all = input(ctx, query, key_value);
   all.key_offsets = source.tokens.sequence_offsets;
   attention_forward<T>(ctx, all, saved.heads, saved.log_sum);
   out_.forward(ctx, saved.heads, y);
@@ -79,13 +84,15 @@ void CrossAttention<T>::backward(const StepContext& ctx, const StepContext& sour
                                  const Matrix<T>& d_memory) const {
   const Region region(KOKOMOE_LABEL("nn::cross_attention_backward"));
   ArenaScope scope(*ctx.scratch);
-  const auto like = [&](const Matrix<T>& x) {
-    return ctx.scratch->template matrix<T>(x.extent(0), x.extent(1));
+  const auto rows = [&](std::size_t count, std::size_t columns) {
+    return ctx.scratch->template matrix<T>(count, columns);
   };
-  const Matrix<T> d_heads = like(saved.heads), d_query = like(saved.query),
-                  d_key_value = like(saved.key_value);
+  const Matrix<T> d_heads = rows(saved.heads.extent(0), saved.heads.extent(1)),
+                  d_query = rows(saved.query.rows(), saved.query.columns()),
+                  d_key_value = rows(saved.key_value.rows(), saved.key_value.columns());
+  const auto read = [&](const KeptRows<T>& kept) { return kept.read(ctx.space, *ctx.scratch); };
   out_.backward(ctx, saved.heads, dy, d_heads);
-  AttentionInput<T> all = input(ctx, saved.query, saved.key_value);
+  AttentionInput<T> all = input(ctx, read(saved.query), read(saved.key_value));
   all.key_offsets = source.tokens.sequence_offsets;
   attention_backward<T>(ctx, all, saved.heads, saved.log_sum, d_heads, d_query, d_key_value,
                         d_key_value);

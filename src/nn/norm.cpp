@@ -14,6 +14,21 @@ NormKind parse_norm(const std::string& name) {
   throw InputError("unknown norm \"" + name + "\": choose layer_norm or rms_norm");
 }
 
+namespace {
+
+/// A row of y from its statistics.
+template <class T>
+KOKKOS_INLINE_FUNCTION void write_row(const Row& row, int d, const T* in, T mean, T scale,
+                                      const Vector<const T>& weight, const Vector<const T>& bias,
+                                      T* out) {
+  if (bias.extent(0) != 0)
+    row.each(d, [&](const int j) { out[j] = (in[j] - mean) * scale * weight(j) + bias(j); });
+  else
+    row.each(d, [&](const int j) { out[j] = in[j] * scale * weight(j); });
+}
+
+}  // namespace
+
 template <class T>
 Norm<T>::Norm(NormKind kind, int d_model, ParameterStore<T>& store, const std::string& name)
     : kind_(kind), store_(&store) {
@@ -23,6 +38,12 @@ Norm<T>::Norm(NormKind kind, int d_model, ParameterStore<T>& store, const std::s
   if (kind == NormKind::layer)
     bias_ = store.add(
         {name + ".bias", {d}, Initializer::constant(0), false, false, false, {"channel"}});
+}
+
+template <class T>
+Vector<const T> Norm<T>::bias() const {
+  return kind_ == NormKind::layer ? Vector<const T>(store_->value_vector(bias_))
+                                  : Vector<const T>();
 }
 
 template <class T>
@@ -36,14 +57,13 @@ void Norm<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Ma
   const Matrix<T> statistics = saved.statistics;
   const bool centred = kind_ == NormKind::layer;
   const Vector<const T> weight = store_->value_vector(weight_);
-  const Vector<const T> bias = centred ? store_->value_vector(bias_) : Vector<T>();
+  const Vector<const T> bias = this->bias();
   const T epsilon = centred ? T(1e-5) : T(1e-6);
   for_each_row(
       KOKOMOE_LABEL("nn::norm"), ctx.space, static_cast<int>(x.extent(0)),
       KOKKOS_LAMBDA(const Row& row) {
         const int t = row.index();
         const T* const in = &x(t, 0);
-        T* const out = &y(t, 0);
         const T mean =
             centred ? row.template sum<T>(d, [&](const int j) { return in[j]; }) / T(d) : T(0);
         const T square =
@@ -53,10 +73,22 @@ void Norm<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const Ma
           statistics(t, 0) = mean;
           statistics(t, 1) = scale;
         });
-        if (centred)
-          row.each(d, [&](const int j) { out[j] = (in[j] - mean) * scale * weight(j) + bias(j); });
-        else
-          row.each(d, [&](const int j) { out[j] = in[j] * scale * weight(j); });
+        write_row(row, d, in, mean, scale, weight, bias, &y(t, 0));
+      });
+}
+
+template <class T>
+void Norm<T>::again(const StepContext& ctx, const Saved& saved, const Matrix<T>& y) const {
+  const Region region(KOKOMOE_LABEL("nn::norm"));
+  const Matrix<const T> x = saved.x, statistics = saved.statistics;
+  require_shape("Norm::again", "y", y, x.extent(0), x.extent(1));
+  const int d = static_cast<int>(x.extent(1));
+  const Vector<const T> weight = store_->value_vector(weight_), bias = this->bias();
+  for_each_row(
+      KOKOMOE_LABEL("nn::norm_again"), ctx.space, static_cast<int>(x.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
+        const int t = row.index();
+        write_row(row, d, &x(t, 0), statistics(t, 0), statistics(t, 1), weight, bias, &y(t, 0));
       });
 }
 

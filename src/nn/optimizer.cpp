@@ -132,6 +132,7 @@ void adamw_step(const ExecutionSpace& space, const AdamWConfig& config, double r
     for (const auto& range : buffer.ranges)
       adamw_range<T>(space, buffer, range, config, rate, gradient_scale, update);
   }
+  store.round_values(space);
 }
 
 template <class T>
@@ -142,6 +143,7 @@ void sgd_step(const ExecutionSpace& space, const SgdConfig& config, double rate,
     for (const auto& range : buffer.ranges)
       sgd_range<T>(space, buffer, range, config, rate, gradient_scale);
   }
+  store.round_values(space);
 }
 
 double clip_factor(double norm, double limit) {

@@ -66,6 +66,15 @@ void initialise(const ExecutionSpace& space, const Vector<T>& flat, std::size_t 
 }
 
 template <class T>
+void round_to_bfloat16(const ExecutionSpace& space, const Vector<const T>& from,
+                       const Vector<Bfloat16>& to) {
+  Kokkos::parallel_for(
+      KOKOMOE_LABEL("parameters::round_values"),
+      Kokkos::RangePolicy<ExecutionSpace>(space, 0, from.extent(0)),
+      KOKKOS_LAMBDA(const std::size_t i) { to(i).set(static_cast<float>(from(i))); });
+}
+
+template <class T>
 void round_sums(const ExecutionSpace& space, const exact_sum::Sums& sums, const Vector<T>& out) {
   const std::int64_t* const high = sums.high.data();
   const std::int64_t* const low = sums.low.data();
@@ -196,6 +205,17 @@ void ParameterStore<T>::allocate(const ExecutionSpace& space, std::uint64_t seed
     b.low = Vector<std::int64_t>(name + "::low", sizes[g]);
   }
   if (exact_) outside_ = Vector<std::int64_t>("kokomoe::parameters::outside", entries_.size());
+  std::size_t rounded[3] = {0, 0, 0};
+  for (Entry& entry : entries_) {
+    if (!entry.spec.rounded) continue;
+    std::size_t& size = rounded[static_cast<int>(entry.group)];
+    entry.rounded_offset = size;
+    size += entry.size;
+  }
+  for (int g = 0; g < 3; ++g)
+    if (rounded[g] > 0)
+      buffers_[g].rounded = zeros_on_huge_pages<Bfloat16>(
+          std::string("kokomoe::parameters::") + names[g] + "::rounded", rounded[g]);
   for (const Entry& entry : entries_) {
     std::size_t first = 0;
     if (entry.group == Group::expert)
@@ -205,6 +225,7 @@ void ParameterStore<T>::allocate(const ExecutionSpace& space, std::uint64_t seed
     initialise(space, flat, first, entry.spec.initializer, seed,
                name_hash(entry.spec.name.c_str()));
   }
+  round_values(space);
   space.fence(KOKOMOE_LABEL("parameters::allocate"));
 }
 
@@ -250,6 +271,24 @@ Vector<T> ParameterStore<T>::value_vector(ParameterHandle handle) const {
   require_usable(handle);
   const Entry& e = entry(handle);
   return Vector<T>(buffer(e.group).value.data() + e.offset, e.size);
+}
+
+template <class T>
+Matrix<const Bfloat16> ParameterStore<T>::rounded_value(ParameterHandle handle) const {
+  require_usable(handle);
+  const Entry& e = entry(handle);
+  if (!e.spec.rounded) fail("ParameterStore", "\"" + e.spec.name + "\" has no copy in bfloat16");
+  const std::size_t columns = e.local_shape.back(), rows = columns == 0 ? 0 : e.size / columns;
+  return {buffer(e.group).rounded.data() + e.rounded_offset, rows, columns};
+}
+
+template <class T>
+void ParameterStore<T>::round_values(const ExecutionSpace& space) {
+  for (const Entry& e : entries_)
+    if (e.spec.rounded)
+      round_to_bfloat16<T>(
+          space, Vector<const T>(buffer(e.group).value.data() + e.offset, e.size),
+          Vector<Bfloat16>(buffer(e.group).rounded.data() + e.rounded_offset, e.size));
 }
 
 template <class T>
@@ -350,7 +389,9 @@ std::size_t ParameterStore<T>::bytes() const {
     sum += b.value.size() + b.gradient.size() + b.moment1.size() + b.moment2.size();
   std::size_t limbs = outside_.size();
   for (const Buffer& b : buffers_) limbs += b.high.size() + b.low.size();
-  return sum * sizeof(T) + limbs * sizeof(std::int64_t);
+  std::size_t rounded = 0;
+  for (const Buffer& b : buffers_) rounded += b.rounded.size();
+  return sum * sizeof(T) + limbs * sizeof(std::int64_t) + rounded * sizeof(Bfloat16);
 }
 
 template class ParameterStore<float>;

@@ -36,21 +36,21 @@ ActivationMemory<T>::ActivationMemory(const LanguageModelConfig& config, int moe
       vocabulary_(config.model.vocabulary) {
   MoeConfig& moe = config_.model.moe;
   moe.vocabulary = config.model.vocabulary;
-  const bool exact = config.layout_free;
+  const RowArithmetic how{config.layout_free, {}, config.round_kept};
   if (moe_layers < config.model.layers)
-    dense_ = measure_experts<T>(experts_of(moe, 1, moe.d_hidden), exact);
+    dense_ = measure_experts<T>(experts_of(moe, 1, moe.d_hidden), how);
   if (moe_layers == 0) return;
   routing_ = measure_routing<T>(moe, config.sequence_length);
   chunks_ =
       parts_of_exchange(config, expert_ranks, matrix(rows(static_cast<double>(micro_batch)), d_));
   if (expert_ranks == 1) {
-    layer_ = measure_layer<T>(moe, exact);
+    layer_ = measure_layer<T>(moe, how);
     return;
   }
   const int own = (moe.experts + expert_ranks - 1) / expert_ranks;
-  experts_ = measure_experts<T>(experts_of(moe, own, moe.d_hidden), exact);
+  experts_ = measure_experts<T>(experts_of(moe, own, moe.d_hidden), how);
   if (moe.shared_experts > 0)
-    shared_ = measure_experts<T>(experts_of(moe, 1, moe.d_hidden * moe.shared_experts), exact);
+    shared_ = measure_experts<T>(experts_of(moe, 1, moe.d_hidden * moe.shared_experts), how);
 }
 
 template <class T>
@@ -64,11 +64,12 @@ double ActivationMemory<T>::saved(std::int64_t tokens_of_rank) const {
          (moe_layers_ > 0 ? moe_recomputed(tokens) : 0);
 }
 
-/// Everything of a block but its feed-forward: two normed inputs with their statistics, queries,
-/// keys and values, heads and their sums, what lies between the branches, the output.
+/// Everything of a block but its feed-forward: two normed inputs, where they are kept, with their
+/// statistics, queries, keys and values, heads and their sums, what lies between the branches, the
+/// output.
 template <class T>
 double ActivationMemory<T>::block_saved(double tokens) const {
-  return matrix(tokens, 8 * d_ + 4 + config_.model.heads);
+  return matrix(tokens, (rounded() ? 3 : 5) * d_ + 4 + config_.model.heads) + kept(tokens, 3 * d_);
 }
 
 template <class T>
@@ -122,18 +123,20 @@ template <class T>
 double ActivationMemory<T>::scratch(std::int64_t tokens_of_rank) const {
   const auto tokens = static_cast<double>(tokens_of_rank);
   const double token_rows = matrix(tokens, d_);
-  double block = attention_scratch(tokens), forward = 0;
+  double block = attention_scratch(tokens), forward = in_use(tokens, 3 * d_);
   if (moe_layers_ < config_.model.layers) {
     block = std::max(block, dense_.backward.at(tokens));
-    forward = token_rows + dense_.forward.at(tokens);
+    forward = std::max(forward, dense_.forward.at(tokens));
   }
   if (moe_layers_ > 0) {
     block = std::max(block, moe_backward(tokens));
-    forward = std::max(forward, token_rows + moe_forward(tokens));
+    forward = std::max(forward, moe_forward(tokens));
   }
+  // The branch's output, and its input.
+  forward += token_rows + in_use(tokens, d_);
   // Gradients of a branch's input and, with dropout, output, beside those that go from block to
   // block.
-  const double branch = (config_.model.dropout > 0 ? 2 : 1) * token_rows;
+  const double branch = (config_.model.dropout > 0 ? 2 : 1) * token_rows + in_use(tokens, d_);
   const double backward =
       2 * token_rows +
       std::max({branch + block, token_rows, head_scratch(tokens), embedding_scratch(tokens)});
@@ -190,10 +193,10 @@ double ActivationMemory<T>::gain_scratch() const {
          factor_gradient_parts(static_cast<int>(own / chunks_), moe.d_model, moe.d_hidden);
 }
 
-/// Gradients of heads, queries, keys and values.
+/// Queries, keys and values where they were rounded; their gradients and those of heads.
 template <class T>
 double ActivationMemory<T>::attention_scratch(double tokens) const {
-  const double gradients = matrix(tokens, 4 * d_);
+  const double gradients = matrix(tokens, 4 * d_) + in_use(tokens, 3 * d_);
   if (!config_.layout_free) return gradients;
   return gradients + std::max(matrix(3 * d_, d_), matrix(tokens, 4 * d_));  // packed operands
 }

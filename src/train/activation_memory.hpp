@@ -39,6 +39,12 @@ class ActivationMemory {
   double embedding_scratch(double tokens) const;
   double head_scratch(double tokens) const;
   double matrix(double rows, double columns) const { return sizeof(T) * rows * columns; }
+  bool rounded() const { return config_.round_kept; }
+  /// What is kept rounded, and what it takes in scratch then while it is in use.
+  double kept(double rows, double columns) const {
+    return (rounded() ? sizeof(Bfloat16) : sizeof(T)) * rows * columns;
+  }
+  double in_use(double rows, double columns) const { return rounded() ? matrix(rows, columns) : 0; }
   double rows(double tokens) const { return routing_.rows * tokens; }
   bool sharded() const { return expert_ranks_ > 1; }
 

@@ -80,7 +80,12 @@ void add_run_keys(Schema& schema, const std::string& task) {
       .add(KeySpec::integer("run/seed", 1, "of initial values, batches and every draw")
                .range(0, 1099511627775.0))
       .add(KeySpec::text("run/precision", "float", "float trains; double is for checks")
-               .choice({"float", "double"}));
+               .choice({"float", "double"}))
+      .add(
+          KeySpec::text("run/activations", "full",
+                        "what forward keeps for backward: full precision, or bfloat16, which takes "
+                        "about half of the memory and rounds queries, keys and values in training")
+              .choice({"full", "bfloat16"}));
 }
 
 void add_moe_keys(Schema& schema, const std::string& router, int every) {
@@ -102,6 +107,11 @@ void add_moe_keys(Schema& schema, const std::string& router, int every) {
       .add(KeySpec::boolean("moe/recompute", false,
                             "run experts again in backward instead of keeping their hidden layers: "
                             "less memory, a third more work in them"))
+      .add(KeySpec::text(
+               "moe/weights", "full",
+               "what products of routed experts read: weights, or copies in bfloat16, which "
+               "is less to read where experts have few tokens; updates go to the weights")
+               .choice({"full", "bfloat16"}))
       .add(KeySpec::boolean("moe/allow_future", false, "allow routers that look at later tokens"));
   schema
       .add(
@@ -225,6 +235,7 @@ MoeConfig read_moe(const Deck& deck, bool causal, std::vector<std::string>& note
   moe.z_loss = deck.real("moe/z_loss");
   moe.output_gain = deck.boolean("moe/output_gain");
   moe.recompute = deck.boolean("moe/recompute");
+  moe.round_weights = deck.text("moe/weights") == "bfloat16";
   moe.balance_scope = parse_balance_scope(deck.text("moe/balance_scope"));
   moe.capacity_factor = deck.real("moe/capacity_factor");
   moe.capacity_drop = parse_capacity_drop(deck.text("moe/capacity_drop"));
@@ -249,6 +260,7 @@ MoeConfig read_moe(const Deck& deck, bool causal, std::vector<std::string>& note
 void read_training(const Deck& deck, TrainConfig& config) {
   config.seed = static_cast<std::uint64_t>(deck.integer("run/seed"));
   config.double_precision = deck.text("run/precision") == "double";
+  config.round_kept = deck.text("run/activations") == "bfloat16";
   config.optimizer = {deck.real("optimizer/beta1"), deck.real("optimizer/beta2"),
                       deck.real("optimizer/epsilon"), deck.real("optimizer/weight_decay")};
   config.sgd = deck.text("optimizer/name") == "sgd";
@@ -289,6 +301,9 @@ void check_layout_free(const Deck& deck, const MoeConfig& moe, int moe_every,
                 "\"layout\" takes at most " + std::to_string(exact_sum::largest_sequences) +
                     " sequences an update, not " + std::to_string(sequences));
   if (moe_every == 0) return;
+  if (moe.round_weights)
+    deck.refuse("parallel/deterministic",
+                "\"layout\" does not work with moe/weights = \"bfloat16\"");
   if (!router_info(moe.router).layout_free) {
     std::string names;
     for (const RouterInfo& info : router_registry())

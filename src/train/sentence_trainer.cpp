@@ -119,6 +119,7 @@ void SentenceTrainer<T>::begin_with(const ParameterStore<T>& other) {
                       this->store().value_vector(ParameterHandle{static_cast<int>(i)}),
                       other.value_vector(ParameterHandle{static_cast<int>(found - all.begin())}));
   }
+  this->store().round_values(this->space());
   this->space().fence(KOKOMOE_LABEL("train::begin_with"));
 }
 

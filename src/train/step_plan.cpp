@@ -47,6 +47,7 @@ void add_tensors(const ParameterStore<T>& store, MemoryPlan& memory) {
     const double bytes = static_cast<double>(entry.size * sizeof(T));
     TensorBytes& group = entry.group == Group::expert ? memory.experts : memory.replicated;
     group.values += bytes;
+    if (entry.spec.rounded) group.values += static_cast<double>(entry.size * sizeof(Bfloat16));
     if (entry.group == Group::state) continue;
     group.gradients += bytes;
     if (!entry.frozen) group.moments += 2 * bytes;

@@ -117,7 +117,8 @@ StepContext Trainer<T>::bare_context(bool training, std::int64_t step) {
           .loss_scale = 0,
           .sequence_loss = {},
           .exchange = exchange_.get(),
-          .layout_free = train_.layout_free};
+          .layout_free = train_.layout_free,
+          .round_kept = train_.round_kept};
 }
 
 template <class T>

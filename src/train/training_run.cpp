@@ -126,6 +126,8 @@ bool train(const TrainingOptions& options, const Communicator& communicator) {
   progress.say(start_banner(communicator));
   progress.say("Experts: " + (config.layout_free ? std::string("fixed tiles of rows")
                                                  : to_string(task->moe().kernels)));
+  if (task->moe().round_weights) progress.say("Weights: experts read copies in bfloat16");
+  if (config.round_kept) progress.say("Activations: kept as bfloat16 for backward");
   for (const std::string& note : notes) progress.say("note: " + note);
   if (!start.saved && options.resume == "last")
     progress.say("note: \"" + folder + "\" holds no checkpoint: starting fresh");

@@ -18,6 +18,7 @@ namespace {
 struct Case {
   std::string name;
   MoeConfig config;
+  bool round_kept = false;
 };
 
 MoeConfig config_of(const std::string& router, int experts, int k) {
@@ -70,13 +71,19 @@ std::vector<Case> cases() {
   all.push_back(shared);
   for (const std::string router :
        {"expert_choice", "base", "s_base", "quantile_balance", "gshard", "switch"}) {
-    Case spans{router + " with groups over ranks", config_of(router, 4, router == "gshard" ? 2 : 1)};
+    Case spans{router + " with groups over ranks",
+               config_of(router, 4, router == "gshard" ? 2 : 1)};
     if (router != "switch" && router != "gshard") spans.config.balance = 0;
     spans.config.allow_future = true;
     spans.config.routing_group = 14;  // of 42 tokens; no sequence ends there
     spans.config.group_over_ranks = true;
     if (router == "switch") spans.config.capacity_factor = 0.7;
     all.push_back(spans);
+  }
+  for (Case rounded : {all.front(), shared}) {
+    rounded.name += ", rounded to bfloat16";
+    rounded.round_kept = true;
+    all.push_back(rounded);
   }
   Case one{"one expert", config_of("switch", 1, 1)};
   all.push_back(one);
@@ -137,6 +144,7 @@ void compare_with_one(const Case& c, const std::vector<ParallelOptions>& layouts
   LayerBatch whole = batch;
   whole.cuts = {0, static_cast<int>(batch.lengths.size())};
   LayerOnRank<T> one(c.config, whole, Communicator(), ParallelOptions());
+  one.step->ctx.round_kept = c.round_kept;
   const double norm = one.run();
   const std::vector<T> y = on_host(one.y), dx = on_host(one.dx);
   const std::vector<double> statistics = on_host(one.statistics);
@@ -147,6 +155,7 @@ void compare_with_one(const Case& c, const std::vector<ParallelOptions>& layouts
   for (const ParallelOptions& options : layouts) {
     INFO(c.name << " on " << world.size() << " ranks, " << describe(options));
     LayerOnRank<T> part(c.config, batch, world, options);
+    part.step->ctx.round_kept = c.round_kept;
     const double part_norm = part.run();
     CHECK(on_host(part.saved.routing.expert) == part.own_rows(experts, slots));
     CHECK(worst_error(on_host(part.y), part.own_rows(y, width), largest(y)) < tolerance);

@@ -88,6 +88,19 @@ double worst_error(const std::vector<T>& a, const std::vector<U>& b, double floo
   return worst / std::max(largest(b), floor);
 }
 
+/// |a - b| / |b| of all numbers together; infinite when the sizes differ.
+template <class T>
+double distance(const std::vector<T>& a, const std::vector<T>& b) {
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+    difference += (x - y) * (x - y);
+    size += y * y;
+  }
+  return std::sqrt(difference / size);
+}
+
 /// Central differences of `loss` by `entries` elements of `values`, spread over it, against
 /// `analytic`; the largest difference over the largest |analytic| (at least `floor`).
 template <class View, class Loss>

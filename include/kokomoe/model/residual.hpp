@@ -32,11 +32,13 @@ class Residual {
       : config_(config), norm_(config.norm, d_model, store, name) {}
 
   /// x (T, d) -> y (T, d), not the same memory; both must stay until backward. Calls
-  /// branch(in, out) once, (T, d) each; `out` is scratch.
+  /// branch(in, out) once, (T, d) each; `out` is scratch, and so is `in` where computes_again.
   template <class Branch>
   void forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y, Saved& saved,
                const Branch& branch) const {
-    const Matrix<T> beside = ctx.saved->template matrix<T>(x.extent(0), x.extent(1));
+    ArenaScope all(*ctx.scratch);
+    Arena& arena = computes_again(ctx) ? *ctx.scratch : *ctx.saved;
+    const Matrix<T> beside = arena.template matrix<T>(x.extent(0), x.extent(1));
     if (!config_.post_norm) norm_.forward(ctx, x, beside, saved);
     const Matrix<T> sum = config_.post_norm ? beside : y;
     {
@@ -49,7 +51,11 @@ class Residual {
     if (config_.post_norm) norm_.forward(ctx, beside, y, saved);
   }
 
-  /// dx (T, d): on entry dL/dy, on return dL/dx. Calls branch(d_out, d_in) once, which WRITES d_in.
+  /// Whether the branch's input, the norm's result, is computed again in backward instead of kept.
+  bool computes_again(const StepContext& ctx) const { return ctx.round_kept && !config_.post_norm; }
+
+  /// dx (T, d): on entry dL/dy, on return dL/dx. Calls branch(in, d_out, d_in) once, which WRITES
+  /// d_in; `in`: forward's where computes_again, else a view without memory.
   template <class Branch>
   void backward(const StepContext& ctx, const Saved& saved, const Matrix<T>& dx,
                 const Branch& branch) const {
@@ -65,7 +71,9 @@ class Residual {
       Kokkos::deep_copy(ctx.space, dx, d_sum);
     }
     if (drops) dropout<T>(ctx, config_.dropout, config_.layer, config_.lane, dx, dropped, false);
-    branch(Matrix<const T>(drops ? dropped : dx), d_in);
+    const Matrix<T> in = computes_again(ctx) ? rows() : Matrix<T>();
+    if (computes_again(ctx)) norm_.again(ctx, saved, in);
+    branch(Matrix<const T>(in), Matrix<const T>(drops ? dropped : dx), d_in);
     if (config_.post_norm)
       dropout<T>(ctx, 0, config_.layer, config_.lane, d_in, dx, true);  // the sum alone
     else

@@ -19,4 +19,7 @@ ExpertKernels parse_expert_kernels(const std::string& name);
 /// What runs, for the start banner: of `automatic`, what was chosen.
 std::string to_string(ExpertKernels kernels);
 
+/// Whether experts run as blocks of rows, a core each.
+bool by_blocks(ExpertKernels kernels, bool layout_free);
+
 }  // namespace kokomoe

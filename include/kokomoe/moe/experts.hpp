@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kokomoe/core/arena.hpp"
+#include "kokomoe/core/kept_rows.hpp"
 #include "kokomoe/core/picked_rows.hpp"
 #include "kokomoe/moe/activation.hpp"
 #include "kokomoe/moe/expert_kernels.hpp"
@@ -16,7 +17,7 @@ namespace kokomoe {
 
 namespace detail {
 template <class T>
-struct ExpertTensors;
+struct ExpertWeights;
 }
 
 /// See Experts::sums_factor.
@@ -33,6 +34,7 @@ struct ExpertsConfig {
   bool sharded = true;      ///< distributed over the expert group; a dense feed-forward is not
   double output_scale = 1;  ///< multiplies the deviation of w2's initial values
   ExpertKernels kernels = ExpertKernels::automatic;
+  bool round_weights = false;  ///< see MoeConfig
 };
 
 /// Two-matrix feed-forward networks, one for each group of rows:
@@ -44,8 +46,11 @@ class Experts {
  public:
   struct Saved {
     PickedRows<T> rows;  ///< (n, d) the input rows, sorted by expert; not copied
-    Matrix<T> hidden;    ///< (n, h or 2h) the hidden layer before its activation
+    KeptRows<T> hidden;  ///< (n, h or 2h) the hidden layer before its activation
     RowArithmetic how;   ///< segments: needed by backward alone
+
+    /// Forward's input, in other memory: before backward where it was not kept.
+    void set_input(const Matrix<const T>& x) { rows.from = x; }
   };
 
   Experts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name);
@@ -101,7 +106,7 @@ class Experts {
   const ExpertsConfig& config() const { return config_; }
 
  private:
-  detail::ExpertTensors<const T> tensors(std::size_t local, Part part) const;
+  detail::ExpertWeights<T> weights(std::size_t local, Part part) const;
 
   ExpertsConfig config_;
   ParameterStore<T>* store_;

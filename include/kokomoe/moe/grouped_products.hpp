@@ -12,11 +12,12 @@
 namespace kokomoe {
 
 /// How experts multiply and sum over rows: by BLAS and fixed tiles, or so that nothing depends on
-/// the layout (StepContext::layout_free).
+/// the layout (StepContext::layout_free); and how they keep their hidden layer.
 struct RowArithmetic {
   bool layout_free = false;
   /// What the rows are cut into where gradients are summed: (expert, sequence).
   Segments segments{};
+  bool round_kept = false;  ///< StepContext::round_kept
 };
 
 /// The segments of rows sorted by expert: a new one begins with every expert and every sequence.

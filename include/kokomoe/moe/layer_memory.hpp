@@ -15,7 +15,7 @@ struct RoutingMemory {
   double saved = 0;    ///< bytes: logits, routing
   double scratch = 0;  ///< bytes, on the way forward
   double slots = 0;
-  double rows = 0;  ///< assignments that run, unless a capacity drops them
+  double rows = 0;                  ///< assignments that run, unless a capacity drops them
   bool gives_gain_gradient = true;  ///< see Router
 };
 
@@ -50,12 +50,13 @@ struct LayerMemory {
   TokenMemory forward, backward;  ///< scratch, but for what grows with the number of experts
 };
 
-/// Runs experts of the same proportions, small ones where config's are large.
+/// Runs experts of the same proportions, small ones where config's are large. `how`: but for the
+/// segments.
 template <class T>
-ExpertsMemory measure_experts(const ExpertsConfig& config, bool layout_free);
+ExpertsMemory measure_experts(const ExpertsConfig& config, const RowArithmetic& how);
 
 /// The same of a whole layer that has all its experts on this rank.
 template <class T>
-LayerMemory measure_layer(const MoeConfig& config, bool layout_free);
+LayerMemory measure_layer(const MoeConfig& config, const RowArithmetic& how);
 
 }  // namespace kokomoe

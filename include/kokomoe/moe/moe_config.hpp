@@ -46,20 +46,23 @@ struct MoeConfig {
   RouterOptions options{};
   double balance = 0.01;  ///< alpha of the load-balance loss
   BalanceScope balance_scope = BalanceScope::global;
-  double z_loss = 0;      ///< c of the z-loss
+  double z_loss = 0;  ///< c of the z-loss
   /// An expert takes at most min(max(ceil(T k factor / E), 1), T) of the T tokens of a routing
   /// group; the others of its assignments are dropped. 0 = no limit.
   double capacity_factor = 0;
   CapacityDrop capacity_drop = CapacityDrop::position;
-  int routing_group = 0;   ///< tokens that capacity and batch-coupled routers see; 0 = a sequence
+  int routing_group = 0;  ///< tokens that capacity and batch-coupled routers see; 0 = a sequence
   /// Routing groups are runs of the tokens of all ranks, in rank order, not of this rank's alone.
   bool group_over_ranks = false;
-  int shared_experts = 0;  ///< always on, added to the routed sum
-  double output_scale = 1; ///< multiplies the deviation of w2's initial values
+  int shared_experts = 0;   ///< always on, added to the routed sum
+  double output_scale = 1;  ///< multiplies the deviation of w2's initial values
   ExpertKernels kernels = ExpertKernels::automatic;
   /// Backward runs the experts forward once more instead of keeping their hidden layers, what
   /// arrived from other ranks and what the gain was applied to: a third more work in the experts.
   bool recompute = false;
+  /// Products of the routed experts read weights rounded to bfloat16, from a copy; updates go to
+  /// the weights themselves. Runs with blocks of rows alone.
+  bool round_weights = false;
   bool causal = false;        ///< the model's outputs may not depend on later tokens
   bool allow_future = false;  ///< let them all the same
   int vocabulary = 0;         ///< V, for routers by token id
@@ -73,7 +76,8 @@ void set_router_defaults(MoeConfig& config);
 /// nothing. Throws InputError for unknown routers and options.
 std::optional<Refusal> impossible(const MoeConfig& config);
 
-/// Whether tokens are chosen for in groups, by the router or a capacity, so that routing_group counts.
+/// Whether tokens are chosen for in groups, by the router or a capacity, so that routing_group
+/// counts.
 bool looks_at_groups(const MoeConfig& config);
 
 /// Where the router of a layer stands.

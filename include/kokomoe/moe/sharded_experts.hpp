@@ -23,6 +23,12 @@ class ShardedExperts {
     Vector<int> expert_of_row;  ///< (arrived rows) local expert
     /// (rows at the experts) global index of the sequence; empty unless the step is layout-free
     Vector<std::uint32_t> sequence_of_row;
+    bool sharded = false;
+
+    /// See MoeLayer::Saved.
+    void set_input(const Matrix<const T>& x) {
+      if (!sharded) experts.set_input(x);
+    }
   };
 
   ShardedExperts(const ExpertsConfig& config, ParameterStore<T>& store, const std::string& name)

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/core/kept_rows.hpp"
 #include "kokomoe/nn/attention_kernel.hpp"
 #include "kokomoe/nn/linear.hpp"
 #include "kokomoe/nn/rotary.hpp"
@@ -35,9 +36,9 @@ template <class T>
 class Attention {
  public:
   struct Saved {
-    Matrix<const T> x;
-    Matrix<T> qkv;      ///< (T, 3d), queries and keys already turned
-    Matrix<T> heads;    ///< (T, d) before the output projection
+    Matrix<const T> x;  ///< whoever did not keep it sets it anew before backward
+    KeptRows<T> qkv;    ///< (T, 3d), queries and keys already turned
+    Matrix<T> heads;    ///< (T, d) before the output projection; never rounded
     Matrix<T> log_sum;  ///< (T, heads)
   };
 

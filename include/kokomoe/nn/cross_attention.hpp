@@ -13,11 +13,12 @@ template <class T>
 class CrossAttention {
  public:
   struct Saved {
-    Matrix<const T> x, memory;
-    Matrix<T> query;      ///< (T, d)
-    Matrix<T> key_value;  ///< (S, 2d)
-    Matrix<T> heads;      ///< (T, d) before the output projection
-    Matrix<T> log_sum;    ///< (T, heads)
+    Matrix<const T> x;  ///< whoever did not keep it sets it anew before backward
+    Matrix<const T> memory;
+    KeptRows<T> query;      ///< (T, d)
+    KeptRows<T> key_value;  ///< (S, 2d)
+    Matrix<T> heads;        ///< (T, d) before the output projection; never rounded
+    Matrix<T> log_sum;      ///< (T, heads)
   };
 
   /// config.causal does not matter.

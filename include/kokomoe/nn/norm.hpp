@@ -31,11 +31,16 @@ class Norm {
   void forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
                Saved& saved) const;
 
+  /// Writes to y (T, d) once more what forward wrote.
+  void again(const StepContext& ctx, const Saved& saved, const Matrix<T>& y) const;
+
   /// ADDS to dx (T, d): the residual's gradient is there already.
   void backward(const StepContext& ctx, const Saved& saved, const Matrix<const T>& dy,
                 const Matrix<T>& dx) const;
 
  private:
+  Vector<const T> bias() const;
+
   NormKind kind_;
   ParameterStore<T>* store_;
   ParameterHandle weight_, bias_;

@@ -12,18 +12,18 @@ namespace kokomoe {
 
 /// T real tokens of B sequences, packed without padding. All views are on the device.
 struct PackedTokens {
-  int tokens = 0;     ///< T
-  int sequences = 0;  ///< B
-  int max_length = 0; ///< longest sequence
-  Vector<const int> ids;                      ///< (T) token ids
-  Vector<const int> targets;                  ///< (T) what to predict, -1 = not scored
-  Vector<const int> sequence_offsets;         ///< (B+1) first token of each sequence
-  Vector<const std::uint32_t> sequence_index; ///< (T) index of the sequence in the global batch
-  Vector<const int> position;                 ///< (T) position inside the sequence
+  int tokens = 0;                              ///< T
+  int sequences = 0;                           ///< B
+  int max_length = 0;                          ///< longest sequence
+  Vector<const int> ids;                       ///< (T) token ids
+  Vector<const int> targets;                   ///< (T) what to predict, -1 = not scored
+  Vector<const int> sequence_offsets;          ///< (B+1) first token of each sequence
+  Vector<const std::uint32_t> sequence_index;  ///< (T) index of the sequence in the global batch
+  Vector<const int> position;                  ///< (T) position inside the sequence
 };
 
-/// Rows that are no text, for codes that hand over plain matrices: row r of this rank has the global
-/// number first_row + r, which keys its draws, so that ranks draw independently. Sequence
+/// Rows that are no text, for codes that hand over plain matrices: row r of this rank has the
+/// global number first_row + r, which keys its draws, so that ranks draw independently. Sequence
 /// number / 2^24, position number % 2^24. Throws Error beyond 2^56 rows. Allocates: call it once.
 PackedTokens number_rows(const ExecutionSpace& space, int rows, std::int64_t first_row = 0);
 
@@ -38,7 +38,7 @@ struct StepContext {
   PackedTokens tokens;
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
-  std::uint32_t replica = 0;   ///< separates draws for the same token (estimator studies)
+  std::uint32_t replica = 0;  ///< separates draws for the same token (estimator studies)
   bool training = true;
   /// Tokens of the whole update (all ranks, all micro-batches): the divisor of auxiliary losses.
   double update_tokens = 0;
@@ -51,6 +51,9 @@ struct StepContext {
   /// The step's results have the same bits for any number of threads and ranks: products row by row
   /// and exact sums over sequences, in a ParameterStore that sums exactly.
   bool layout_free = false;
+  /// What forward keeps for backward is rounded to bfloat16 where it is large (KeptRows), and
+  /// results of norms are not kept, but computed again.
+  bool round_kept = false;
 };
 
 }  // namespace kokomoe

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/core/bfloat16.hpp"
 #include "kokomoe/core/exact_sum.hpp"
 #include "kokomoe/core/types.hpp"
 #include "kokomoe/parallel/expert_range.hpp"
@@ -39,6 +40,7 @@ struct ParameterSpec {
   bool state = false;   ///< kept and saved, but not trained (moving averages, biases, lambdas)
   /// What each axis counts, for who reads the files: {"expert", "hidden", "channel"}. May be empty.
   std::vector<std::string> axes{};
+  bool rounded = false;  ///< there is a copy in bfloat16, for products to read: see round_values
 };
 
 /// A tensor's place in its store. Cheap to copy; valid for the store that gave it.
@@ -71,6 +73,7 @@ class ParameterStore {
   struct Buffer {
     Vector<T> value, gradient, moment1, moment2;
     Vector<std::int64_t> high, low;  ///< exact sums of the gradient; empty unless asked for
+    Vector<Bfloat16> rounded;        ///< of the tensors that have such a copy
     std::vector<Range> ranges;
     std::size_t trained = 0;
   };
@@ -82,6 +85,7 @@ class ParameterStore {
     double rate = 1;                       ///< times the learning rate
     std::vector<std::size_t> local_shape;  ///< what this rank holds
     std::size_t offset = 0;                ///< in elements, into the group's buffer
+    std::size_t rounded_offset = 0;        ///< likewise, into the rounded values
     std::size_t size = 0;                  ///< local elements
     bool gradient_written = false;
   };
@@ -110,6 +114,12 @@ class ParameterStore {
   /// Values of local expert e as (shape[1], shape[2]); a 2-axis tensor gives one row.
   Matrix<T> expert_value(ParameterHandle handle, int local_expert) const;
   Vector<T> value_vector(ParameterHandle handle) const;
+  /// The values in bfloat16, as of the last round_values, in the shape of `value`. Throws Error for
+  /// a tensor without such a copy.
+  Matrix<const Bfloat16> rounded_value(ParameterHandle handle) const;
+  /// Makes the copies in bfloat16 anew. allocate, optimizer steps and load_checkpoint do; so must
+  /// whoever else writes values.
+  void round_values(const ExecutionSpace& space);
   Matrix<T> gradient(ParameterHandle handle) const;
   Matrix<T> expert_gradient(ParameterHandle handle, int local_expert) const;
   Vector<T> gradient_vector(ParameterHandle handle) const;

@@ -16,6 +16,7 @@ namespace kokomoe {
 struct TrainConfig {
   std::uint64_t seed = 0;
   bool double_precision = false;
+  bool round_kept = false;  ///< run/activations = "bfloat16"
   AdamWConfig optimizer;
   bool sgd = false;  ///< instead, with `descent`
   SgdConfig descent;

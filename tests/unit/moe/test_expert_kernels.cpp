@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/moe/experts.hpp"
+#include "support/bfloat16.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
 
@@ -69,9 +70,10 @@ struct Inputs {
 template <class T>
 class Layer {
  public:
-  Layer(const Case& c, ExpertKernels kernels) : case_(c) {
+  Layer(const Case& c, ExpertKernels kernels, bool round_weights = false) : case_(c) {
     ExpertsConfig config{c.experts(), c.d, c.h, c.activation, c.bias};
     config.kernels = kernels;
+    config.round_weights = round_weights;
     experts_.emplace(config, store, "e");
     store.allocate(ExecutionSpace(), 7);
     if (!c.bias) return;
@@ -82,7 +84,7 @@ class Layer {
   }
 
   /// Forward once, backward `times` times into the same gradients.
-  Values<T> run(const Inputs<T>& in, int times) {
+  Values<T> run(const Inputs<T>& in, int times, bool round_kept = false) {
     const auto n = static_cast<std::size_t>(case_.rows()), d = static_cast<std::size_t>(case_.d);
     std::vector<int> expert_of_row;
     for (int e = 0; e < case_.experts(); ++e)
@@ -100,7 +102,9 @@ class Layer {
     if (case_.factor != Case::Factor::none) picked.factor = device_vector(in.factor);
     const bool summed = case_.factor != Case::Factor::none && experts_->sums_factor(false);
     const Vector<T> d_factor("d_factor", summed ? d : 0);
-    experts_->forward(space, saved, scratch, rows, case_.offsets, expert, out, state);
+    experts_->forward(space, saved, scratch, rows, case_.offsets, expert, out, state,
+                      {false, {}, round_kept});
+    saved_bytes = saved.high_water();
     store.begin_update();
     for (int i = 0; i < times; ++i)
       experts_->backward(space, scratch, state, case_.offsets, expert, picked, weight, d_rows,
@@ -116,6 +120,7 @@ class Layer {
   bool sums_factor() const { return experts_->sums_factor(false); }
 
   ParameterStore<T> store;
+  std::size_t saved_bytes = 0;  ///< of the last run
 
  private:
   Case case_;
@@ -138,9 +143,20 @@ double derivative(Activation activation, double z, double up) {
   return up * sigmoid * (1 + z * (1 - sigmoid));
 }
 
+/// What backward knows of the hidden layer: all, or what bfloat16 keeps of it with its bias or
+/// before.
+enum class Hidden { whole, rounded, rounded_before_bias };
+
+double remembered(Hidden how, double z, double bias) {
+  const auto nearest = [](double x) { return nearest_bfloat16(static_cast<float>(x)); };
+  if (how == Hidden::whole) return z;
+  return how == Hidden::rounded ? nearest(z) : nearest(z - bias) + bias;
+}
+
 /// The definition, row by row in double.
 template <class T>
-Values<double> expected(const Case& c, const Inputs<T>& in, ParameterStore<T>& store) {
+Values<double> expected(const Case& c, const Inputs<T>& in, ParameterStore<T>& store,
+                        Hidden how = Hidden::whole) {
   const int d = c.d, h = c.h, width = c.width();
   const auto read = [&](const char* name) {
     return c.bias || name[2] == 'w' ? on_host(store.value(store.find(name))) : std::vector<T>();
@@ -168,11 +184,19 @@ Values<double> expected(const Case& c, const Inputs<T>& in, ParameterStore<T>& s
                       static_cast<double>(in.rows[at(r * d, i)]);
       }
       const auto up = [&](int j) { return width == h ? 0 : z[at(h, j)]; };
-      for (int j = 0; j < h; ++j) a[at(j)] = value(c.activation, z[at(j)], up(j));
-      for (int i = 0; i < d; ++i) {
+      const auto output = [&](int i) {
         double y = c.bias ? static_cast<double>(b2[at(e * d, i)]) : 0;
         for (int j = 0; j < h; ++j) y += static_cast<double>(w2[at((e * d + i) * h, j)]) * a[at(j)];
-        v.out[at(r * d, i)] = y;
+        return y;
+      };
+      for (int j = 0; j < h; ++j) a[at(j)] = value(c.activation, z[at(j)], up(j));
+      for (int i = 0; i < d; ++i) v.out[at(r * d, i)] = output(i);
+      for (int j = 0; j < width; ++j)
+        z[at(j)] =
+            remembered(how, z[at(j)], c.bias ? static_cast<double>(b1[at(e * width, j)]) : 0);
+      for (int j = 0; j < h; ++j) a[at(j)] = value(c.activation, z[at(j)], up(j));
+      for (int i = 0; i < d; ++i) {
+        const double y = output(i);
         v.d_factor[at(i)] += weight * static_cast<double>(in.d_out[at(r * d, i)]) * y;
         const double g = d_out(r, i);
         v.d_weight[at(r)] += g * y;
@@ -237,6 +261,81 @@ TEMPLATE_TEST_CASE("experts multiply as they are defined, with either kernels", 
           CHECK(worst_error(got.d_factor, summed(right.d_factor), 1.0) < tolerance);
       }
     }
+}
+
+TEST_CASE("a rounded hidden layer is what backward sees, and forward does not", "[experts]") {
+  for (const ExpertKernels kernels : kernels_here())
+    for (const Case& c : cases) {
+      CAPTURE(to_string(kernels), c.d, c.h, c.offsets);
+      const Hidden how =
+          kernels == ExpertKernels::blocks ? Hidden::rounded : Hidden::rounded_before_bias;
+      const Inputs<double> in(c);
+      Layer<double> layer(c, kernels);
+      const Values<double> right = expected(c, in, layer.store, how);
+      const Values<double> got = layer.run(in, 1, true);
+      CHECK(worst_error(got.out, right.out, 1.0) < 1e-12);
+      CHECK(worst_error(got.d_rows, right.d_rows, 1.0) < 1e-12);
+      CHECK(worst_error(got.d_weight, right.d_weight, 1.0) < 1e-12);
+      CHECK(worst_error(got.w1, right.w1, 1.0) < 1e-12);
+      CHECK(worst_error(got.b1, right.b1, 1.0) < 1e-12);
+      CHECK(worst_error(got.w2, right.w2, 1.0) < 1e-12);
+      CHECK(worst_error(got.b2, right.b2, 1.0) < 1e-12);
+      if (!got.d_factor.empty()) CHECK(worst_error(got.d_factor, right.d_factor, 1.0) < 1e-12);
+
+      // In float a number may lie on the other side of a tie, so only the size of errors is sure.
+      const Inputs<float> floats(c);
+      Layer<float> single(c, kernels);
+      const Values<float> whole = single.run(floats, 1);
+      const std::size_t bytes = single.saved_bytes;
+      const Values<float> rounded = single.run(floats, 1, true);
+      CHECK(single.saved_bytes >= bytes / 2);
+      CHECK(single.saved_bytes <= bytes / 2 + 64);  // an arena's unit
+      CHECK(rounded.out == whole.out);
+      if (c.rows() == 0) continue;
+      CHECK(rounded.w2 != whole.w2);
+      // Rounded before the bias, a number near zero may change its sign, and relu its derivative.
+      const double near = kernels == ExpertKernels::blocks ? 1.0 / 256 : 1.0 / 32;
+      CHECK(distance(rounded.w1, whole.w1) < near);
+      CHECK(distance(rounded.w2, whole.w2) < near);
+      CHECK(distance(rounded.d_rows, whole.d_rows) < near);
+    }
+}
+
+TEMPLATE_TEST_CASE("products read rounded weights where there are some", "[experts]", float,
+                   double) {
+  using T = TestType;
+  const double tolerance = 4000 * static_cast<double>(std::numeric_limits<T>::epsilon());
+  const ExpertKernels kernels = kernels_here().back();
+  if (kernels != ExpertKernels::blocks) return;
+  for (const Case& c : cases) {
+    CAPTURE(c.d, c.h, c.offsets);
+    const Inputs<T> in(c);
+    Layer<T> layer(c, kernels, true);
+    const Values<T> got = layer.run(in, 1);
+    // The definition, with the nearest numbers of eight bits as weights.
+    ParameterStore<T>& store = layer.store;
+    for (const char* name : {"e.w1", "e.w2"}) {
+      const Matrix<T> weights = store.value(store.find(name));
+      auto values = on_host(weights);
+      for (T& x : values) x = static_cast<T>(nearest_bfloat16(static_cast<float>(x)));
+      CHECK(values != on_host(weights));
+      fill_device(weights, values);
+    }
+    const Values<double> right = expected(c, in, store);
+    CHECK(worst_error(got.out, right.out, 1.0) < tolerance);
+    CHECK(worst_error(got.d_rows, right.d_rows, 1.0) < tolerance);
+    CHECK(worst_error(got.d_weight, right.d_weight, 1.0) < tolerance);
+    CHECK(worst_error(got.w1, right.w1, 1.0) < tolerance);
+    CHECK(worst_error(got.b1, right.b1, 1.0) < tolerance);
+    CHECK(worst_error(got.w2, right.w2, 1.0) < tolerance);
+    CHECK(worst_error(got.b2, right.b2, 1.0) < tolerance);
+    if (!got.d_factor.empty()) CHECK(worst_error(got.d_factor, right.d_factor, 1.0) < tolerance);
+  }
+  // Not where a library multiplies, nor layout-free.
+  const Case& c = cases.front();
+  CHECK_THAT(
+      message_of<Error>([&] { Layer<T>(c, ExpertKernels::gemm, true).run(Inputs<T>(c), 1); }),
+      contains("weights in bfloat16 are read by blocks of rows alone"));
 }
 
 TEST_CASE("names of expert kernels", "[experts]") {

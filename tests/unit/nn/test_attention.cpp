@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/nn/attention.hpp"
+#include "support/bfloat16.hpp"
 #include "support/catch.hpp"
 #include "support/packed_step.hpp"
 
+#include <cmath>
 #include <numeric>
 
 using namespace kokomoe;
@@ -60,6 +62,105 @@ TEST_CASE("an attention layer's gradients are those of central differences", "[n
     CHECK(worst_difference(layer.store.value_vector(handle),
                            on_host(layer.store.gradient_vector(handle)), loss, 60) < 1e-7);
   }
+}
+
+// Loops over the definition, in which queries, keys and values are rounded before they are used.
+TEST_CASE("attention uses the rounded queries, keys and values that it keeps", "[nn]") {
+  constexpr std::size_t d = 8, heads = 2, width = d / heads, length = 17;
+  Layer layer({static_cast<int>(d), static_cast<int>(heads), true, 0, 1, 3}, false);
+  PackedStep step({static_cast<int>(length)});
+  step.ctx.round_kept = true;
+  Draw draw(16);
+  const std::vector<double> x = draw.many<double>(length * d), dy = draw.many<double>(length * d);
+  const Matrix<double> y("y", length, d), dx("dx", length, d);
+  Attention<double>::Saved saved;
+  const Matrix<double> input = device_matrix(length, d, x);
+  layer.attention.forward(step.ctx, input, y, saved);
+  layer.store.begin_update();
+  layer.attention.backward(step.ctx, saved, device_matrix(length, d, dy), dx);
+
+  const auto tensor = [&](const char* name) {
+    return on_host(layer.store.value_vector(layer.store.find(name)));
+  };
+  const auto w = tensor("attention.qkv.weight"), b = tensor("attention.qkv.bias");
+  const auto wo = tensor("attention.out.weight"), bo = tensor("attention.out.bias");
+  const auto nearest = [](double z) { return nearest_bfloat16(static_cast<float>(z)); };
+  std::vector<double> qkv(length * 3 * d), d_qkv(qkv.size()), p(heads * length * length);
+  std::vector<double> head(length * d), d_head(length * d), out(length * d), d_in(length * d);
+  std::vector<double> d_wo(d * d), d_w(3 * d * d);
+  for (std::size_t t = 0; t < length; ++t)
+    for (std::size_t j = 0; j < 3 * d; ++j) {
+      double sum = b[j];
+      for (std::size_t i = 0; i < d; ++i) sum += w[j * d + i] * x[t * d + i];
+      qkv[t * 3 * d + j] = nearest(sum);
+    }
+  const double scale = 1 / std::sqrt(static_cast<double>(width));
+  for (std::size_t h = 0; h < heads; ++h)
+    for (std::size_t t = 0; t < length; ++t) {
+      double* const row = &p[(h * length + t) * length];
+      double total = 0;
+      for (std::size_t s = 0; s <= t; ++s) {
+        double score = 0;
+        for (std::size_t i = h * width; i < (h + 1) * width; ++i)
+          score += scale * qkv[t * 3 * d + i] * qkv[s * 3 * d + d + i];
+        total += row[s] = std::exp(score);
+      }
+      for (std::size_t s = 0; s <= t; ++s) {
+        row[s] /= total;
+        for (std::size_t i = h * width; i < (h + 1) * width; ++i)
+          head[t * d + i] += row[s] * qkv[s * 3 * d + 2 * d + i];
+      }
+    }
+  for (std::size_t t = 0; t < length; ++t)
+    for (std::size_t c = 0; c < d; ++c) {
+      out[t * d + c] = bo[c];
+      for (std::size_t i = 0; i < d; ++i) {
+        out[t * d + c] += wo[c * d + i] * head[t * d + i];
+        d_wo[c * d + i] += dy[t * d + c] * head[t * d + i];
+        d_head[t * d + i] += dy[t * d + c] * wo[c * d + i];
+      }
+    }
+  for (std::size_t h = 0; h < heads; ++h)
+    for (std::size_t t = 0; t < length; ++t) {
+      double mean = 0;
+      for (std::size_t i = h * width; i < (h + 1) * width; ++i)
+        mean += d_head[t * d + i] * head[t * d + i];
+      for (std::size_t s = 0; s <= t; ++s) {
+        const double probability = p[(h * length + t) * length + s];
+        double dp = 0;
+        for (std::size_t i = h * width; i < (h + 1) * width; ++i) {
+          dp += d_head[t * d + i] * qkv[s * 3 * d + 2 * d + i];
+          d_qkv[s * 3 * d + 2 * d + i] += probability * d_head[t * d + i];
+        }
+        const double ds = scale * probability * (dp - mean);
+        for (std::size_t i = h * width; i < (h + 1) * width; ++i) {
+          d_qkv[t * 3 * d + i] += ds * qkv[s * 3 * d + d + i];
+          d_qkv[s * 3 * d + d + i] += ds * qkv[t * 3 * d + i];
+        }
+      }
+    }
+  for (std::size_t t = 0; t < length; ++t)
+    for (std::size_t j = 0; j < 3 * d; ++j)
+      for (std::size_t i = 0; i < d; ++i) {
+        d_in[t * d + i] += d_qkv[t * 3 * d + j] * w[j * d + i];
+        d_w[j * d + i] += d_qkv[t * 3 * d + j] * x[t * d + i];
+      }
+  const auto gradient = [&](const char* name) {
+    return on_host(layer.store.gradient_vector(layer.store.find(name)));
+  };
+  CHECK(worst_error(on_host(y), out, 1.0) < 1e-12);
+  CHECK(worst_error(on_host(dx), d_in, 1.0) < 1e-12);
+  CHECK(worst_error(gradient("attention.out.weight"), d_wo, 1.0) < 1e-12);
+  CHECK(worst_error(gradient("attention.qkv.weight"), d_w, 1.0) < 1e-12);
+
+  // Evaluation does not look at what nobody will need.
+  step.ctx.training = false;
+  layer.attention.forward(step.ctx, input, y, saved);
+  const std::vector<double> rounded = on_host(y);
+  step.ctx.round_kept = false;
+  layer.attention.forward(step.ctx, input, y, saved);
+  CHECK(on_host(y) == rounded);
+  CHECK(worst_error(rounded, out, 1.0) > 1e-4);
 }
 
 TEST_CASE("attention with a cache gives what attention over all tokens gives", "[nn]") {

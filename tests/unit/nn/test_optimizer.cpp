@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/nn/optimizer.hpp"
+#include "support/bfloat16.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
 
@@ -50,6 +51,28 @@ double factor_of(const std::string& name) {
 }
 
 }  // namespace
+
+TEST_CASE("an optimizer's step makes copies in bfloat16 anew", "[nn]") {
+  const bool sgd = GENERATE(false, true);
+  ParameterStore<float> store;
+  ParameterSpec spec{"experts.w1", {3, 20, 9}, Initializer::normal(1), true, true};
+  spec.rounded = true;
+  const ParameterHandle handle = store.add(spec);
+  const ExecutionSpace space;
+  store.allocate(space, 1);
+  const auto before = on_host(store.value(handle));
+  Draw draw(1);
+  fill_device(store.gradient(handle), draw.many<float>(before.size(), 0.5));
+  if (sgd)
+    sgd_step<float>(space, {}, 0.1, 1, store);
+  else
+    adamw_step<float>(space, {}, 0.1, 1, 1, store);
+  const auto values = on_host(store.value(handle));
+  const auto copies = on_host(store.rounded_value(handle));
+  CHECK(values != before);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    CHECK(static_cast<double>(static_cast<float>(copies[i])) == nearest_bfloat16(values[i]));
+}
 
 TEMPLATE_TEST_CASE("AdamW follows its formula, decays what is due and leaves the rest", "[nn]",
                    float, double) {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/parameters/parameter_store.hpp"
+#include "support/bfloat16.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
 
@@ -218,6 +219,39 @@ TEST_CASE("views show a tensor as rows of its last axis", "[parameters]") {
   CHECK(store.expert_value(bias, 2).extent(0) == 1);
   CHECK(store.expert_value(bias, 2).data() == store.value(bias).data() + 8);
   CHECK(store.expert_gradient(expert, 2).data() == store.gradient(expert).data() + 16);
+}
+
+TEST_CASE("a tensor may have a copy in bfloat16, which follows when asked to", "[parameters]") {
+  ParameterStore<float> store(1, 2);
+  ParameterSpec expert{"e.w", {5, 3, 7}, Initializer::normal(1), true, true};
+  expert.rounded = true;
+  const ParameterHandle plain = store.add({"plain", {4, 2}, Initializer::normal(1)});
+  const ParameterHandle rounded = store.add(expert);
+  ParameterSpec whole{"w", {6, 2}, Initializer::uniform(1)};
+  whole.rounded = true;
+  const ParameterHandle other = store.add(whole);
+  const ExecutionSpace space;
+  store.allocate(space, 3);
+  const auto check = [&](ParameterHandle handle) {
+    const auto values = on_host(store.value(handle));
+    const auto copies = on_host(store.rounded_value(handle));
+    REQUIRE(copies.size() == values.size());
+    CHECK(store.rounded_value(handle).extent(1) == store.value(handle).extent(1));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      CHECK(static_cast<double>(static_cast<float>(copies[i])) == nearest_bfloat16(values[i]));
+  };
+  check(rounded);
+  check(other);
+  const std::size_t experts = static_cast<std::size_t>(store.experts(5).size());
+  const std::size_t elements = 8 + 12 + experts * 21;
+  CHECK(store.bytes() == 4 * elements * sizeof(float) + 2 * (12 + experts * 21));
+  CHECK_THAT(message_of<Error>([&] { store.rounded_value(plain); }),
+             contains("\"plain\" has no copy in bfloat16"));
+
+  Kokkos::deep_copy(store.value(other), 257.0f / 256);
+  store.round_values(space);
+  check(other);
+  // An optimizer's step does it by itself: tests/unit/nn.
 }
 
 TEST_CASE("the first gradient of an update overwrites, later ones add", "[parameters]") {

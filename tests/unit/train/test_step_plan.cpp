@@ -53,8 +53,7 @@ TEST_CASE("a plan has the parameters and the memory of the model that is trained
       Settings{}, Settings{"moe/every=2", "model/layers=3", "model/norm=layer_norm"},
       Settings{"moe/router=top_k", "moe/k=3", "moe/shared_experts=2", "moe/output_gain=true"},
       Settings{"moe/router=switch", "model/bias=true", "train/accumulate=2"},
-      Settings{"parallel/expert_kernels=gemm"},
-      Settings{"moe/recompute=true"},
+      Settings{"parallel/expert_kernels=gemm"}, Settings{"moe/recompute=true"},
       Settings{"moe/recompute=true", "moe/router=top_k", "moe/k=2", "moe/shared_experts=1"},
       Settings{"moe/router=dense_mixture", "moe/experts=3", "moe/balance=0"},
       Settings{"train/freeze=[\"*.router.weight\", \"embedding.*\"]"});
@@ -66,6 +65,34 @@ TEST_CASE("a plan knows the memory of double precision and of layout-free steps"
   check_against_update<double>(with_size({"run/precision=double"}));
   check_against_update<float>(with_size({"parallel/deterministic=layout"}));
   check_against_update<float>(with_size({"parallel/deterministic=layout", "moe/every=0"}));
+}
+
+TEST_CASE("a plan knows what is kept in bfloat16", "[train]") {
+  const Settings settings = GENERATE(
+      Settings{}, Settings{"moe/every=0"}, Settings{"parallel/expert_kernels=gemm"},
+      Settings{"moe/every=0", "parallel/expert_kernels=gemm", "model/activation=gelu"},
+      Settings{"moe/recompute=true", "model/dropout=0.1"},
+      Settings{"parallel/deterministic=layout"},
+      Settings{"moe/weights=bfloat16", "parallel/expert_kernels=blocks"},
+      Settings{"moe/router=top_k", "moe/k=2", "moe/shared_experts=1", "run/precision=double"});
+  INFO(settings.size() << " settings, the first: " << (settings.empty() ? "" : settings[0]));
+  Settings rounded = with_size(settings);
+  rounded.push_back("run/activations=bfloat16");
+  const bool precise = settings.size() == 4;
+  if (precise)
+    check_against_update<double>(rounded);
+  else
+    check_against_update<float>(rounded);
+  const TinyTraining tiny;
+  const double whole = plan_step(config_of(tiny, with_size(settings)), 1).memory.saved;
+  const double spared = whole - plan_step(config_of(tiny, rounded), 1).memory.saved;
+  // Of a token and layer: two norms' results, half of queries, keys and values; of a row half of
+  // the gate and its partner, or less with another activation or where experts run again.
+  constexpr double tokens = 1024, layers = 2, d = 64, h = 96;
+  const double number = precise ? 8 : 4;
+  CHECK(spared > 0.99 * tokens * layers * (2 * d * number + 3 * d * (number - 2)));
+  if (settings.empty())
+    CHECK(spared == Approx(tokens * layers * (2 * d * 4 + 3 * d * 2 + 2 * h * 2)).epsilon(0.01));
 }
 
 TEST_CASE("a plan knows what each router keeps", "[train]") {
