@@ -235,7 +235,6 @@ MoeConfig read_moe(const Deck& deck, bool causal, std::vector<std::string>& note
   moe.z_loss = deck.real("moe/z_loss");
   moe.output_gain = deck.boolean("moe/output_gain");
   moe.recompute = deck.boolean("moe/recompute");
-  moe.round_weights = deck.text("moe/weights") == "bfloat16";
   moe.balance_scope = parse_balance_scope(deck.text("moe/balance_scope"));
   moe.capacity_factor = deck.real("moe/capacity_factor");
   moe.capacity_drop = parse_capacity_drop(deck.text("moe/capacity_drop"));
@@ -245,6 +244,7 @@ MoeConfig read_moe(const Deck& deck, bool causal, std::vector<std::string>& note
   moe.causal = causal;
   moe.allow_future = deck.boolean("moe/allow_future");
   if (deck.integer("moe/every") == 0) return moe;
+  moe.round_weights = deck.text("moe/weights") == "bfloat16";
 
   const RouterInfo& router = router_info(moe.router);
   moe.options = read_options(deck, router, notes);

@@ -1,5 +1,6 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
+#include "kokomoe/moe/router_registry.hpp"
 #include "small_model.hpp"
 #include "support/catch.hpp"
 
@@ -48,4 +49,40 @@ TEST_CASE("a model whose activations are rounded has nearly its gradients", "[mo
   // Evaluation is the same to the bit.
   again.ctx.training = step.ctx.training = false;
   CHECK(small.loss(again, 0.1, false, replay) == small.loss(step, 0.1, false, replay));
+}
+
+// Routers project the branch's input, which is in other memory in backward.
+TEST_CASE("every router finds the tokens that were not kept", "[model]") {
+  for (const RouterInfo& router : router_registry()) {
+    INFO(router.name);
+    DecoderConfig config = small_config(router.name, router.takes_k ? 2 : router.defaults.k);
+    if (!router.balance_loss) config.moe.balance = 0;
+    if (!router.logits) config.moe.z_loss = 0;
+    config.moe.allow_future = true;
+    config.moe.vocabulary = small_vocabulary;
+    config.moe.token_counts =
+        std::make_shared<const std::vector<std::int64_t>>(small_vocabulary, 3);
+    SmallModel<double> small(config);
+    std::vector<std::vector<double>> gradients[2];
+    std::vector<Routing<double>> replay;
+    for (const bool round_kept : {false, true}) {
+      PackedStep step({1, 5, 33}, small_vocabulary);
+      step.ctx.sequence_loss = device_vector(std::vector<double>{0.5, 2, 1});
+      step.ctx.round_kept = round_kept;
+      if (!round_kept) {
+        small.loss(step, 0.1, false, {});
+        replay = small.recorded();
+      }
+      small.loss(step, 0.1, true, replay);
+      for (const auto& entry : small.store.entries())
+        gradients[round_kept].push_back(entry.spec.state ? std::vector<double>{1}
+                                                         : on_host(small.store.gradient_vector(
+                                                               small.store.find(entry.spec.name))));
+    }
+    for (std::size_t i = 0; i < gradients[0].size(); ++i) {
+      INFO(small.store.entries()[i].spec.name);
+      if (largest(gradients[0][i]) < 1e-12) continue;  // nothing to be near to
+      CHECK(distance(gradients[1][i], gradients[0][i]) < 0.05);
+    }
+  }
 }
