@@ -75,6 +75,16 @@ void Block<T>::forward(const StepContext& ctx, const Matrix<const T>& x, const M
     middle = crossed;
   }
   feed_forward(ctx, middle, y, saved, statistics, replay);
+  forget_inputs(ctx, saved);
+}
+
+/// What is not kept is not to be read: whoever does so all the same meets an empty view.
+template <class T>
+void Block<T>::forget_inputs(const StepContext& ctx, Saved& saved) const {
+  const Matrix<const T> none;
+  if (attention_norm_.computes_again(ctx)) saved.attention.x = none;
+  if (cross_ && cross_norm_->computes_again(ctx)) saved.cross.x = none;
+  if (ffn_norm_.computes_again(ctx)) moe_ ? saved.moe.set_input(none) : saved.ffn.set_input(none);
 }
 
 template <class T>

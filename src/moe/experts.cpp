@@ -74,6 +74,19 @@ struct RowBias {
   }
 };
 
+/// x += b.
+template <class T>
+void add_bias(const ExecutionSpace& space, const RowBias<T>& bias, const Matrix<T>& x) {
+  const int columns = static_cast<int>(x.extent(1));
+  for_each_row(
+      KOKOMOE_LABEL("moe::experts::bias"), space, static_cast<int>(x.extent(0)),
+      KOKKOS_LAMBDA(const Row& row) {
+        T* const y = &x(row.index(), 0);
+        const T* const b = bias.at(row.index());
+        row.each(columns, [&](const int j) { y[j] += b[j]; });
+      });
+}
+
 /// x + b where there are biases. Chosen when compiled: a test inside the loop stops vectorisation.
 template <bool biased, class T>
 KOKKOS_INLINE_FUNCTION T plus_bias(const T* x, const T* b, int j) {
@@ -313,26 +326,20 @@ void Experts<T>::forward_part(const ExecutionSpace& space, Arena& scratch, Part 
   multiply_groups<T>(space, scratch, saved.how, Transpose::yes,
                      side_by_side(space, scratch, saved.rows.part(begin, end)), parameter(w1_),
                      hidden, groups);
-  kept.keep(space, hidden);
   const Vector<const int> expert = rows_of(expert_of_row, begin, end);
-  // Biases are looked up by local expert, of which a part holds some: all of them, then.
-  if (b1_.valid())
+  // Biases are looked up by local expert, of which a part holds some: all of them, then. A number
+  // that the bias makes small must be rounded with it: the rounding would not be small beside it
+  // else.
+  const bool early = b1_.valid() && kept.rounded();
+  if (early) add_bias<T>(space, {store_->value(b1_), expert}, hidden);
+  kept.keep(space, hidden);
+  if (b1_.valid() && !early)
     activate<true, T>(space, config_.activation, hidden, {store_->value(b1_), expert}, active);
   else
     activate<false, T>(space, config_.activation, hidden, {Matrix<const T>(), expert}, active);
   multiply_groups<T>(space, scratch, saved.how, Transpose::yes, active, parameter(w2_), out_rows,
                      groups);
-  if (b2_.valid()) {
-    const RowBias<T> b2{store_->value(b2_), expert};
-    const int columns = config_.d_model;
-    for_each_row(
-        KOKOMOE_LABEL("moe::experts::bias"), space, static_cast<int>(n),
-        KOKKOS_LAMBDA(const Row& row) {
-          T* const y = &out_rows(row.index(), 0);
-          const T* const b = b2.at(row.index());
-          row.each(columns, [&](const int j) { y[j] += b[j]; });
-        });
-  }
+  if (b2_.valid()) add_bias<T>(space, {store_->value(b2_), expert}, out_rows);
 }
 
 template <class T>
@@ -419,7 +426,7 @@ void Experts<T>::backward_part(const ExecutionSpace& space, Arena& scratch, Part
       active,
       d_hidden,
       dot};
-  if (b1_.valid())
+  if (b1_.valid() && !saved.hidden.rounded())
     backward_rows<true, T>(space, config_.activation, views);
   else
     backward_rows<false, T>(space, config_.activation, views);

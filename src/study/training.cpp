@@ -64,7 +64,8 @@ class ModelStudy {
       to_device(store_.value_vector(handle), values);
       ++found;
     }
-    for (const auto& entry : store_.entries()) wanted += entry.spec.state || entry.size == 0 ? 0 : 1;
+    for (const auto& entry : store_.entries())
+      wanted += entry.spec.state || entry.size == 0 ? 0 : 1;
     if (found != wanted)
       throw InputError("router \"" + config.model.moe.router +
                        "\" has other parameters than a sampled gate: its model cannot be studied");
@@ -77,8 +78,8 @@ class ModelStudy {
   const std::vector<int>& layers() const { return layers_; }
   const EstimatorInfo& info() const { return info_; }
 
-  /// Gradients (layer, E d) of the routers' weights for one draw of everything: the estimator's, the
-  /// exact one with all other choices replayed, and the exact one with the later layers' drawn
+  /// Gradients (layer, E d) of the routers' weights for one draw of everything: the estimator's,
+  /// the exact one with all other choices replayed, and the exact one with the later layers' drawn
   /// again.
   struct Sample {
     std::vector<std::vector<double>> estimate, exact, redrawn;
@@ -102,8 +103,8 @@ class ModelStudy {
       throw InputError("fidelity in training needs a model with moe/k = 1, not " +
                        std::to_string(model.moe.k));
     // Deck options hold what was given alone: the router's own defaults count too.
-    const RouterOptions trained = model.moe.options.completed(
-        model.moe.router, router_info(model.moe.router).options);
+    const RouterOptions trained =
+        model.moe.options.completed(model.moe.router, router_info(model.moe.router).options);
     model.moe.router = form.router;
     model.moe.options = form.options;
     for (const char* option : {"mask_eps", "mask"}) {
@@ -116,6 +117,8 @@ class ModelStudy {
     model.moe.capacity_factor = 0;
     model.moe.balance = model.moe.z_loss = 0;
     model.dropout = model.attention_dropout = 0;
+    // Differences by small steps are of the weights themselves.
+    model.moe.round_weights = false;
     return model;
   }
 
@@ -152,8 +155,8 @@ class ModelStudy {
     const std::vector<double> loss = losses(logits, sequence_.targets, 1);
     if (info_.needs_sequence_loss) {
       // As in training: the sum over the sequence, before the divisor.
-      ctx.sequence_loss = device_copy(
-          std::vector<double>{loss[0] * static_cast<double>(sequence_.tokens)});
+      ctx.sequence_loss =
+          device_copy(std::vector<double>{loss[0] * static_cast<double>(sequence_.tokens)});
     }
     const Vector<double> sums("kokomoe::study::sums", CrossEntropySums::width);
     cross_entropy<double>(ctx, logits, ctx.tokens.targets, 0, true, sums);
@@ -309,8 +312,7 @@ class ModelStudy {
       }
       for (std::size_t e = 0; e < experts; ++e) {
         const double d_z = p[t * experts + e] * (value[e] - mean);
-        for (std::size_t c = 0; c < d; ++c)
-          d_weight[e * d + c] += d_z * inputs_[layer][t * d + c];
+        for (std::size_t c = 0; c < d; ++c) d_weight[e * d + c] += d_z * inputs_[layer][t * d + c];
       }
     }
     return d_weight;
@@ -355,8 +357,7 @@ GradientError compare_means(const Vectors& estimate, const Vectors& exact, doubl
   }
   double sum = 0;
   for (const double error : errors) sum += (error - mean) * (error - mean);
-  deviation =
-      std::sqrt(sum * static_cast<double>(samples - 1) / static_cast<double>(samples));
+  deviation = std::sqrt(sum * static_cast<double>(samples - 1) / static_cast<double>(samples));
   return compare_gradients(mean_without(estimate, samples), mean_without(exact, samples));
 }
 
@@ -375,8 +376,7 @@ void measure(const FidelityConfig& config, const LanguageModelConfig& model,
       std::vector<Vectors> estimate(layers + 1), exact(layers + 1), redrawn(layers + 1);
       for (int s = 0; s < config.samples; ++s) {
         const ModelStudy::Sample sample = study.sample(s);
-        for (auto* all : {&estimate[layers], &exact[layers], &redrawn[layers]})
-          all->emplace_back();
+        for (auto* all : {&estimate[layers], &exact[layers], &redrawn[layers]}) all->emplace_back();
         for (std::size_t l = 0; l < layers; ++l) {
           const auto keep = [&](std::vector<Vectors>& into, const std::vector<double>& values) {
             into[l].push_back(values);
@@ -417,8 +417,8 @@ void study_checkpoint(const FidelityConfig& config, const std::string& checkpoin
                       std::vector<FidelityResult>& results) {
   const LoadedModel<T> loaded = load_language_model<T>(checkpoint, config.overrides, communicator);
   const LanguageModelConfig& model = loaded.model->config();
-  const Corpus corpus = Corpus::open(model.train_files, *loaded.tokenizer, model.cache_folder,
-                                     communicator);
+  const Corpus corpus =
+      Corpus::open(model.train_files, *loaded.tokenizer, model.cache_folder, communicator);
   HostBatch sequence;
   LmBatches(corpus, config.seed, config.tokens, config.tokens).fill(0, 0, 0, 1, sequence);
   measure(config, model, Parameters(loaded.model->store()), sequence, loaded.step, progress,

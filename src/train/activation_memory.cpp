@@ -13,7 +13,15 @@ namespace {
 constexpr double worth_its_own_message = 64 * 1024;
 
 ExpertsConfig experts_of(const MoeConfig& moe, int experts, int d_hidden) {
-  return {experts, moe.d_model, d_hidden, moe.activation, moe.bias, experts > 1, 1, moe.kernels};
+  return {experts,
+          moe.d_model,
+          d_hidden,
+          moe.activation,
+          moe.bias,
+          experts > 1,
+          1,
+          moe.kernels,
+          experts > 1 && moe.round_weights};
 }
 
 int parts_of_exchange(const LanguageModelConfig& config, int expert_ranks, double row_bytes) {
@@ -123,24 +131,26 @@ template <class T>
 double ActivationMemory<T>::scratch(std::int64_t tokens_of_rank) const {
   const auto tokens = static_cast<double>(tokens_of_rank);
   const double token_rows = matrix(tokens, d_);
-  double block = attention_scratch(tokens), forward = in_use(tokens, 3 * d_);
-  if (moe_layers_ < config_.model.layers) {
-    block = std::max(block, dense_.backward.at(tokens));
-    forward = std::max(forward, dense_.forward.at(tokens));
-  }
-  if (moe_layers_ > 0) {
-    block = std::max(block, moe_backward(tokens));
-    forward = std::max(forward, moe_forward(tokens));
-  }
-  // The branch's output, and its input.
-  forward += token_rows + in_use(tokens, d_);
+  double block = attention_scratch(tokens);
+  if (moe_layers_ < config_.model.layers) block = std::max(block, dense_.backward.at(tokens));
+  if (moe_layers_ > 0) block = std::max(block, moe_backward(tokens));
   // Gradients of a branch's input and, with dropout, output, beside those that go from block to
   // block.
   const double branch = (config_.model.dropout > 0 ? 2 : 1) * token_rows + in_use(tokens, d_);
   const double backward =
       2 * token_rows +
       std::max({branch + block, token_rows, head_scratch(tokens), embedding_scratch(tokens)});
-  return std::max(backward, forward);
+  return std::max(backward, forward_scratch(tokens_of_rank));
+}
+
+/// A branch's output, its input where it is not kept, and what the branch itself takes.
+template <class T>
+double ActivationMemory<T>::forward_scratch(std::int64_t tokens_of_rank) const {
+  const auto tokens = static_cast<double>(tokens_of_rank);
+  double branch = in_use(tokens, 3 * d_);
+  if (moe_layers_ < config_.model.layers) branch = std::max(branch, dense_.forward.at(tokens));
+  if (moe_layers_ > 0) branch = std::max(branch, moe_forward(tokens));
+  return matrix(tokens, d_) + in_use(tokens, d_) + branch;
 }
 
 /// Of sharded layers: rows as sent, arrived, unsorted and computed.

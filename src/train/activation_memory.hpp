@@ -22,6 +22,7 @@ class ActivationMemory {
 
   double saved(std::int64_t tokens) const;
   double scratch(std::int64_t tokens) const;
+  double forward_scratch(std::int64_t tokens) const;  ///< of an evaluation
   double rows_of_token() const { return routing_.rows; }
   int chunks() const { return chunks_; }  ///< parts of an exchange
 

@@ -86,6 +86,7 @@ void average(const std::vector<std::string>& steps, const std::string& run_folde
     at += host.extent(0);
     Kokkos::deep_copy(values, host);
   });
+  store.round_values(ExecutionSpace());
   // Of the newest one's life, not of what this is.
   meta.counters.erase("best_step");
   meta.numbers.erase("best_loss");

@@ -15,6 +15,12 @@ namespace kokomoe {
 
 namespace {
 
+/// Keys of how a step keeps and reads its numbers, in which precision: any model can be evaluated
+/// either way.
+bool chooses_storage(const std::string& key) {
+  return key == "run/activations" || key == "moe/weights";
+}
+
 /// Keys of what makes the model and its draws.
 bool makes_model(const std::string& key) {
   return key.starts_with("model/") || key.starts_with("moe/") || key.starts_with("run/");
@@ -136,7 +142,7 @@ void refuse_other_model(const Deck& deck, const SavedRun& saved) {
   const std::string& checkpoint = saved.folder;
   for_each_difference(deck, saved, [&](const Difference& found) {
     const auto& [key, was, is, outputs] = found;
-    if (makes_model(key) || makes_tokenizer(key) || outputs)
+    if ((makes_model(key) && !chooses_storage(key)) || makes_tokenizer(key) || outputs)
       throw InputError(checkpoint + " was trained with " + key + " = " + was + ", not " + is +
                        ": leave this override out, or train a model with it");
   });

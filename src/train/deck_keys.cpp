@@ -81,11 +81,12 @@ void add_run_keys(Schema& schema, const std::string& task) {
                .range(0, 1099511627775.0))
       .add(KeySpec::text("run/precision", "float", "float trains; double is for checks")
                .choice({"float", "double"}))
-      .add(
-          KeySpec::text("run/activations", "full",
-                        "what forward keeps for backward: full precision, or bfloat16, which takes "
-                        "about half of the memory and rounds queries, keys and values in training")
-              .choice({"full", "bfloat16"}));
+      .add(KeySpec::text(
+               "run/activations", "full",
+               "what forward keeps for backward: full precision, or bfloat16, which takes "
+               "a half to three quarters of the memory and rounds queries, keys and values "
+               "in training")
+               .choice({"full", "bfloat16"}));
 }
 
 void add_moe_keys(Schema& schema, const std::string& router, int every) {

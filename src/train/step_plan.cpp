@@ -108,7 +108,8 @@ StepPlan plan_with(const LanguageModelConfig& config, int ranks) {
   add_tensors<T>(store, plan.memory);
   plan.memory.saved = activations.saved(plan.micro_batch_tokens);
   plan.memory.evaluation = activations.saved(plan.evaluation_tokens);
-  plan.memory.scratch = activations.scratch(plan.micro_batch_tokens);
+  plan.memory.scratch = std::max(activations.scratch(plan.micro_batch_tokens),
+                                 activations.forward_scratch(plan.evaluation_tokens));
   if (config.model.positions == Positions::rotary)
     plan.memory.tables = static_cast<double>(sizeof(T)) * config.model.max_length *
                          config.model.moe.d_model / config.model.heads;

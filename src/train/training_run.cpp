@@ -144,6 +144,15 @@ Loaded<Trainer<T>> load_trainer(const std::string& run_or_step,
   const std::string folder = resolve_checkpoint(run_or_step, communicator);
   const detail::SavedRun saved = detail::read_saved_run(folder, communicator);
   Loaded<Trainer<T>> loaded{detail::deck_of(saved, overrides), nullptr, nullptr, false, 0, {}};
+  if (loaded.deck.text("moe/weights") == "bfloat16" && !loaded.deck.overridden("moe/weights") &&
+      !by_blocks(parse_expert_kernels(loaded.deck.text("parallel/expert_kernels")), false)) {
+    std::vector<std::string> whole = overrides;
+    whole.emplace_back("moe/weights=full");
+    loaded.deck = detail::deck_of(saved, whole);
+    loaded.notes.emplace_back(
+        "experts' weights are read as they are: bfloat16, with which this model was trained, is "
+        "read by blocks of rows alone");
+  }
   detail::refuse_other_model(loaded.deck, saved);
   std::vector<std::string> notes;
   const std::unique_ptr<Task> task = task_of(loaded.deck).read(loaded.deck, notes);

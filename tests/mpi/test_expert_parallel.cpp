@@ -85,6 +85,12 @@ std::vector<Case> cases() {
     rounded.round_kept = true;
     all.push_back(rounded);
   }
+  if (by_blocks(ExpertKernels::blocks, false)) {
+    Case weights{"sparsemixer, 7 experts, weights in bfloat16", config_of("sparsemixer", 7, 1)};
+    weights.config.kernels = ExpertKernels::blocks;
+    weights.config.round_weights = true;
+    all.push_back(weights);
+  }
   Case one{"one expert", config_of("switch", 1, 1)};
   all.push_back(one);
   return all;

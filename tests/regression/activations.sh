@@ -61,6 +61,10 @@ if kokomoe validate -i deck.toml parallel/expert_kernels=blocks >/dev/null 2>&1;
   expect 0 'done: 12 steps' \
     kokomoe train -d narrow_on -r narrow/checkpoints/step_5 checkpoint/every=0
   expect 0 'all equal' kokomoe inspect narrow narrow_on
+  # Any model can be evaluated either way, also where there are no blocks.
+  expect 0 '^step 12: loss' kokomoe eval -r narrow moe/weights=full run/activations=bfloat16
+  expect 0 'weights are read as they are: bfloat16' kokomoe eval -r narrow parallel/expert_kernels=gemm
+  expect 0 '^step 12: loss' kokomoe eval -r usual moe/weights=bfloat16
   # What is loaded is rounded again: an evaluation finds what the run's own found.
   kokomoe eval -r narrow --json eval.json >/dev/null
   "$KOKOMOE_PYTHON" - <<'PY'

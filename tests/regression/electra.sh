@@ -153,6 +153,27 @@ expect 2 'run/task = "electra", but this wants a model of sentences' \
 expect 2 'a vocabulary of 8000 on the sentences of train.tsv: ' kokomoe train -i rte.toml -d bad
 expect 0 'done: 1 steps' kokomoe train -i rte.toml -d own data/vocabulary=280 train/steps=1
 
+# Activations in bfloat16: nearly the same losses.
+for deck in electra rte; do
+  for norm in false true; do
+    few=(train/steps=6 data/tokenizer=bytes model/post_norm=$norm)
+    expect 0 'done: 6 steps' kokomoe train -i $deck.toml -d ${deck}_whole_$norm "${few[@]}"
+    expect 0 'done: 6 steps' kokomoe train -i $deck.toml -d ${deck}_rounded_$norm "${few[@]}" \
+      run/activations=bfloat16
+    expect 0 'accuracy' kokomoe eval -r ${deck}_rounded_$norm
+  done
+done
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+loss = lambda run: [json.loads(l)["loss"] for l in open(run + "/metrics.jsonl") if '"loss"' in l]
+for deck in ("electra", "rte"):
+    for norm in ("false", "true"):
+        whole, rounded = (loss(f"{deck}_{kind}_{norm}") for kind in ("whole", "rounded"))
+        assert whole != rounded, (deck, norm)
+        for a, b in zip(whole, rounded, strict=True):
+            assert abs(a - b) < 0.02 * a, (deck, norm, a, b)
+PY
+
 if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   for deck in electra rte; do
     expect 0 'done: 6 steps' $KOKOMOE_MPIEXEC -n 2 "$KOKOMOE_PROGRAM" train -i $deck.toml \

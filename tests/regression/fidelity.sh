@@ -43,6 +43,23 @@ expect 0 'done: 3 steps' kokomoe train -i deck.toml -d run train/steps=3
 expect 0 'midpoint +A +no +3 +0' kokomoe fidelity "${training[@]}" fidelity/deck= \
   fidelity/checkpoints=run
 
+# A study is of the weights themselves, whatever products read in training.
+if kokomoe validate -i deck.toml parallel/expert_kernels=blocks >/dev/null 2>&1; then
+  blocks=(parallel/expert_kernels=blocks moe/weights=bfloat16)
+  still=(optimizer/learning_rate=0 optimizer/minimum_rate=0 train/steps=31)
+  kokomoe train -i deck.toml -d rounded train/steps=30 "${blocks[@]}" >/dev/null
+  kokomoe train -d as_rounded -r rounded/checkpoints/step_30 "${still[@]}" >/dev/null
+  kokomoe train -d as_whole -r rounded/checkpoints/step_30 "${still[@]}" moe/weights=full >/dev/null
+  for name in as_rounded as_whole; do
+    kokomoe fidelity "${training[@]}" fidelity/deck= fidelity/checkpoints="$name" --json "$name.json" >/dev/null
+  done
+  "$KOKOMOE_PYTHON" - <<'PY'
+import json
+rows = [json.load(open(f"{name}.json"))["results"] for name in ("as_rounded", "as_whole")]
+assert rows[0] == rows[1] and rows[0], rows
+PY
+fi
+
 expect 2 'did you mean "midpoint"' kokomoe fidelity -i "$decks/orders.toml" \
   fidelity/estimators=midpont
 expect 2 'did you mean "fidelity/mode"' kokomoe fidelity -i "$decks/orders.toml" fidelity/mod=orders

@@ -37,6 +37,7 @@ compare sparse 1 "${size[@]}"
 compare top_two 1 "${size[@]}" moe/router=top_k moe/k=2 moe/experts=16 train/accumulate=4
 compare layout 1 "${size[@]}" parallel/deterministic=layout
 compare rounded 1 "${size[@]}" run/activations=bfloat16
+compare rounded_parts 1 "${size[@]}" run/activations=bfloat16 moe/every=0 train/accumulate=8
 # Experts that choose their tokens have equally many on every rank, as plans take for granted.
 if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
   compare sharded 2 "${size[@]}" moe/router=expert_choice moe/allow_future=true moe/z_loss=0 \

@@ -56,6 +56,17 @@ expect 0 'resumed from' kokomoe train -d part -r last
 expect 0 'all equal' kokomoe inspect whole part
 diff <(rows whole) <(rows part) || fail "metric rows differ"
 
+# Activations in bfloat16: nearly the same losses, and translations.
+expect 0 'done: 12 steps' kokomoe train -i pairs.toml -d rounded run/activations=bfloat16
+expect 0 '' kokomoe translate -r rounded --input held.a
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+loss = lambda run: [json.loads(l)["loss"] for l in open(run + "/metrics.jsonl") if '"loss"' in l]
+whole, rounded = loss("whole"), loss("rounded")
+assert whole != rounded
+assert all(abs(a - b) < 0.01 * a for a, b in zip(whole, rounded, strict=True)), (whole, rounded)
+PY
+
 expect 0 'perplexity' kokomoe eval -r whole --json eval.json
 "$KOKOMOE_PYTHON" - <<'PY'
 import json

@@ -74,6 +74,7 @@ class LayerOnRank {
       fill_device(store.value_vector(store.find(entry.spec.name)),
                   own_part(entry, draw.template many<T>(size, 0.8)));
     }
+    store.round_values(ExecutionSpace());
     x = part_of(Draw(1).many<T>(static_cast<std::size_t>(all) * width_));
     dy = part_of(Draw(2).many<T>(static_cast<std::size_t>(all) * width_));
     y = Matrix<T>("y", static_cast<std::size_t>(tokens_), width_);

@@ -29,6 +29,7 @@ struct LayerRig {
       fill_device(store.value_vector(handle), draw.many<T>(entry.size, 0.8));
       if (!entry.spec.state) Kokkos::deep_copy(store.gradient_vector(handle), nan);
     }
+    store.round_values(ExecutionSpace());
     Kokkos::deep_copy(y, nan);
     Kokkos::deep_copy(dx, nan);
     // Auxiliary losses divide by the whole update's tokens, of which these are a part.

@@ -9,7 +9,8 @@
 namespace kokomoe {
 
 /// A matrix that forward computes and backward reads again: kept as it is, or rounded to bfloat16,
-/// which takes half of the memory (a quarter of double's).
+/// which takes half of the memory (a quarter of double's,
+/// rounded to float on the way).
 /// T: float, double.
 template <class T>
 class KeptRows {

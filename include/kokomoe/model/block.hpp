@@ -80,6 +80,7 @@ class Block {
  private:
   void feed_forward(const StepContext& ctx, const Matrix<const T>& x, const Matrix<T>& y,
                     Saved& saved, const Vector<double>& statistics, const Routing<T>* replay) const;
+  void forget_inputs(const StepContext& ctx, Saved& saved) const;
 
   Residual<T> attention_norm_;
   Attention<T> attention_;

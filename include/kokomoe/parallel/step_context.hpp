@@ -51,8 +51,9 @@ struct StepContext {
   /// The step's results have the same bits for any number of threads and ranks: products row by row
   /// and exact sums over sequences, in a ParameterStore that sums exactly.
   bool layout_free = false;
-  /// What forward keeps for backward is rounded to bfloat16 where it is large (KeptRows), and
-  /// results of norms are not kept, but computed again.
+  /// What forward keeps for backward is rounded to bfloat16 where it is large (KeptRows), and the
+  /// norm before a branch is not kept, but computed again. Backward then wants a forward with
+  /// `training`: attention uses what it keeps only there.
   bool round_kept = false;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: Kokomoe authors
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
+#include "support/bfloat16.hpp"
 #include "support/catch.hpp"
 #include "support/host_arrays.hpp"
 #include "support/tiny_sentences.hpp"
@@ -177,6 +178,16 @@ TEST_CASE("fine-tuning begins with the pre-trained encoder", "[encoder_tasks]") 
   for (const std::string& name : {embedding, experts})
     CHECK(values_of(model->store(), name) == values_of(before->store(), name));
   CHECK(values_of(model->store(), head) == head_before);
+  if (by_blocks(ExpertKernels::blocks, false)) {
+    const auto rounded = data.sentences<float>(
+        "classes", {"run/seed=5", "moe/weights=bfloat16", "parallel/expert_kernels=blocks"});
+    rounded->begin_with(before->store());
+    const auto copies = on_host(rounded->store().rounded_value(rounded->store().find(experts)));
+    const auto values = values_of(before->store(), experts);
+    REQUIRE(copies.size() == values.size());
+    for (std::size_t i = 0; i < values.size(); ++i)
+      CHECK(static_cast<double>(static_cast<float>(copies[i])) == nearest_bfloat16(values[i]));
+  }
 
   const auto wider = data.sentences<float>("classes", {"model/d_hidden=64"});
   CHECK(message_of<InputError>([&] {
