@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "core/simd_tile.hpp"
 #include "moe/expert_blocks.hpp"
 
 #if KOKOMOE_EXPERT_BLOCKS
+
+#include "core/simd_tile.hpp"
 
 #include <algorithm>
 #include <cstddef>
