@@ -77,17 +77,14 @@ struct Strided {
 class Ahead {
  public:
   Ahead() = default;
-  template <class T>
-  Ahead(const T* begin, const T* end)
-      : at_(reinterpret_cast<const char*>(begin)), end_(reinterpret_cast<const char*>(end)) {}
   /// `rows` rows of `columns` elements, `stride` from each to the next.
   template <class T>
   Ahead(const T* begin, int rows, int columns, std::ptrdiff_t stride)
-      : Ahead(begin, rows > 0 ? begin + columns : begin) {
-    rows_left_ = rows - 1;
-    jump_ = (stride - columns) * static_cast<std::ptrdiff_t>(sizeof(T));
-    row_ = columns * static_cast<std::ptrdiff_t>(sizeof(T));
-  }
+      : at_(reinterpret_cast<const char*>(begin)),
+        end_(reinterpret_cast<const char*>(rows > 0 ? begin + columns : begin)),
+        rows_left_(rows - 1),
+        jump_((stride - columns) * static_cast<std::ptrdiff_t>(sizeof(T))),
+        row_(columns * static_cast<std::ptrdiff_t>(sizeof(T))) {}
   void fetch(int lines) {
     for (int i = 0; i < lines; ++i, at_ += 64) {
       if (at_ >= end_) {

@@ -44,7 +44,7 @@ struct Backward {
 template <class T, class Act>
 class BackwardBlocks : RowBlocks<T> {
   using Base = RowBlocks<T>;
-  using Base::s_, Base::p_, Base::blocks_, Base::offset, Base::place, Base::at, Base::w1, Base::w2;
+  using Base::s_, Base::p_, Base::blocks_, Base::offset, Base::at, Base::w1, Base::w2;
   using Base::write_rows;
   using Backward = kokomoe::detail::Backward<T>;
 
@@ -157,8 +157,7 @@ class BackwardBlocks : RowBlocks<T> {
     T* const weight = active + most_rows * chunk_width;
     T* const no_dot = weight + most_rows;
     const Weights<T> columns = w2(expert) + begin;
-    columns.rounded == nullptr ? pack_columns(columns.whole, d, h, n, w2_chunk)
-                               : pack_columns(columns.rounded, d, h, n, w2_chunk);
+    columns.visit([&](const auto* from) { pack_columns(from, d, h, n, w2_chunk); });
     for (int c = 0; v.w2_takes_some && c < d; ++c)
       if (v.w2_takes_factor(c))
         for (int j = 0; j < n; ++j) w2_chunk[c * chunk_width + j] *= v.factor(c);
@@ -212,9 +211,7 @@ class BackwardBlocks : RowBlocks<T> {
                            T* widened) const {
     const std::size_t begin = offset(block.row, s_.width, 1) + offset(channel, block.rows, 1);
     if (!hidden.rounded()) return hidden.wide().data() + begin;
-    const Bfloat16* const from = hidden.narrow().data() + begin;
-#pragma omp simd
-    for (int t = 0; t < block.rows; ++t) widened[t] = static_cast<T>(static_cast<float>(from[t]));
+    copy_elements(block.rows, hidden.narrow().data() + begin, widened);
     return widened;
   }
 
@@ -296,7 +293,7 @@ class BackwardBlocks : RowBlocks<T> {
       const bool by_w2 = v.w2_takes_factor(c);
       if (factors != nullptr) {
         T own[chunk_width];
-        if (by_w2) (weights + place(c, 1, s_.h)).copy(n, own);
+        if (by_w2) (weights + offset(c, 1, s_.h)).copy(n, own);
         const T* const w = by_w2 ? own : w2_chunk + c * chunk_width;
         T dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -391,11 +388,9 @@ class BackwardBlocks : RowBlocks<T> {
     T* const packed = memory + d * padded;
     for (int k = 0; k < s_.width; k += packed_rows) {
       const int n = std::min(packed_rows, s_.width - k);
-      const Weights<T> w = all + place(k, 1, d);
-      w.rounded == nullptr ? pack_strips(n, d, w.whole, d, packed)
-                           : pack_strips(n, d, w.rounded, d, packed);
-      Ahead ahead =
-          all.ahead(place(k + n, 1, d), place(std::min(k + 2 * packed_rows, s_.width), 1, d));
+      const Weights<T> w = all + offset(k, 1, d);
+      w.visit([&](const auto* from) { pack_strips(n, d, from, d, packed); });
+      Ahead ahead = (w + offset(n, 1, d)).ahead(std::min(packed_rows, s_.width - k - n), d, d);
       for (int c = 0; c < d; c += strip)
         multiply_block<T>(std::min(strip, d - c), padded, n, packed_strip<T>(packed, n, c / strip),
                           d_hidden + k * padded, padded, k > 0 ? Into::add : Into::set,

@@ -24,7 +24,7 @@ template <class T>
 void multiply_weights(int rows, int columns, int k, const Weights<T>& w, std::ptrdiff_t w_row,
                       const T* b, Into into, T* c, T* strip) {
   constexpr int height = Simd<T>::tile_rows;
-  Ahead ahead = (w + height * w_row).ahead(rows - height, k, w_row);
+  Ahead ahead = (w + static_cast<std::size_t>(height * w_row)).ahead(rows - height, k, w_row);
   // Rows that lie apart are found without help where eight are read at once, not one by one.
   const bool asks = w_row == k || w.rounded != nullptr;
   const int lines = asks ? lines_ahead<T>(columns, w.element()) : 0;
@@ -35,7 +35,8 @@ void multiply_weights(int rows, int columns, int k, const Weights<T>& w, std::pt
   }
   for (int r = 0; r < rows; r += height) {
     const int some = std::min(height, rows - r);
-    for (int i = 0; i < some; ++i) (w + (r + i) * w_row).copy(k, strip + i * k);
+    for (int i = 0; i < some; ++i)
+      (w + static_cast<std::size_t>((r + i) * w_row)).copy(k, strip + i * k);
     multiply_block<T>(some, columns, k, {strip, k, 1}, b, columns, into, c + r * columns, columns,
                       ahead, lines);
   }
@@ -44,7 +45,7 @@ void multiply_weights(int rows, int columns, int k, const Weights<T>& w, std::pt
 template <class T, class Act>
 class ForwardBlocks : RowBlocks<T> {
   using Base = RowBlocks<T>;
-  using Base::s_, Base::p_, Base::blocks_, Base::offset, Base::place, Base::w1, Base::w2;
+  using Base::s_, Base::p_, Base::blocks_, Base::offset, Base::w1, Base::w2;
   using Base::w1_, Base::write_rows;
 
  public:
@@ -114,10 +115,10 @@ class ForwardBlocks : RowBlocks<T> {
     const T* const b1 = p_.b1.extent(0) == 0 ? nullptr : &p_.b1(block.expert, 0);
     for (int begin = 0; begin < h; begin += most_hidden) {
       const int n = std::min(most_hidden, h - begin);
-      multiply_weights<T>(n, padded, d, w1(block.expert) + place(begin, 1, d), d, x, Into::set,
+      multiply_weights<T>(n, padded, d, w1(block.expert) + offset(begin, 1, d), d, x, Into::set,
                           active, strip);
       if (s_.gated())
-        multiply_weights<T>(n, padded, d, w1(block.expert) + place(h + begin, 1, d), d, x,
+        multiply_weights<T>(n, padded, d, w1(block.expert) + offset(h + begin, 1, d), d, x,
                             Into::set, up, strip);
       for (int j = 0; j < n; j += written_channels)
         activate(begin + j, std::min(written_channels, n - j), m, b1, active + j * padded,

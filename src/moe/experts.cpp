@@ -11,46 +11,6 @@
 
 namespace kokomoe {
 
-Activation parse_activation(const std::string& name) {
-  if (name == "relu") return Activation::relu;
-  if (name == "gelu") return Activation::gelu;
-  if (name == "swiglu") return Activation::swiglu;
-  throw InputError("unknown activation \"" + name + "\": choose relu, gelu or swiglu");
-}
-
-std::string to_string(Activation activation) {
-  switch (activation) {
-    case Activation::relu:
-      return "relu";
-    case Activation::gelu:
-      return "gelu";
-    default:
-      return "swiglu";
-  }
-}
-
-ExpertKernels parse_expert_kernels(const std::string& name) {
-  if (name == "auto") return ExpertKernels::automatic;
-  if (name == "gemm") return ExpertKernels::gemm;
-  if (name != "blocks")
-    throw InputError("unknown expert kernels \"" + name + "\": choose auto, blocks or gemm");
-  if (!KOKOMOE_EXPERT_BLOCKS)
-    throw InputError("expert kernels \"blocks\" run on hosts, with GCC or Clang: choose gemm");
-  return ExpertKernels::blocks;
-}
-
-std::string to_string(ExpertKernels kernels) {
-  if (kernels == ExpertKernels::automatic) kernels = detail::fastest_kernels;
-  if (kernels == ExpertKernels::blocks) return "blocks of rows, a core each";
-  return KOKOMOE_TEAM_ROWS ? "a team for each tile, one kernel for all experts"
-                           : "one GEMM for each expert";
-}
-
-bool by_blocks(ExpertKernels kernels, bool layout_free) {
-  if (kernels == ExpertKernels::automatic) kernels = detail::fastest_kernels;
-  return KOKOMOE_EXPERT_BLOCKS && !layout_free && kernels == ExpertKernels::blocks;
-}
-
 bool sums_factor(ExpertKernels kernels, bool layout_free) {
   return by_blocks(kernels, layout_free);
 }

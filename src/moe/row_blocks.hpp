@@ -83,22 +83,23 @@ struct Weights {
   const T* whole;
   const Bfloat16* rounded;  ///< instead, unless null
 
-  Weights operator+(std::ptrdiff_t n) const {
+  /// f(pointer) of the one or the other.
+  template <class F>
+  decltype(auto) visit(const F& f) const {
+    return rounded == nullptr ? f(whole) : f(rounded);
+  }
+  Weights operator+(std::size_t n) const {
     return rounded == nullptr ? Weights{whole + n, nullptr} : Weights{nullptr, rounded + n};
   }
   void copy(int n, T* to) const {
-    rounded == nullptr ? copy_elements(n, whole, to) : copy_elements(n, rounded, to);
+    visit([&](const auto* from) { copy_elements(n, from, to); });
   }
-  std::size_t element() const { return rounded == nullptr ? sizeof(T) : sizeof(Bfloat16); }
+  std::size_t element() const {
+    return visit([](const auto* from) { return sizeof(*from); });
+  }
   /// Rows of `columns`, `stride` from each to the next.
   Ahead ahead(int rows, int columns, std::ptrdiff_t stride) const {
-    return rounded == nullptr ? Ahead(whole, rows, columns, stride)
-                              : Ahead(rounded, rows, columns, stride);
-  }
-  Ahead ahead(std::ptrdiff_t begin, std::ptrdiff_t end) const {
-    end = std::max(begin, end);
-    return rounded == nullptr ? Ahead(whole + begin, whole + end)
-                              : Ahead(rounded + begin, rounded + end);
+    return visit([&](const auto* from) { return Ahead(from, rows, columns, stride); });
   }
 };
 
@@ -188,13 +189,10 @@ class RowBlocks {
 
  protected:
   Weights<T> w1(int expert) const {
-    return Weights<T>{p_.w1.data(), w1_.data()} + place(expert, s_.width, s_.d);
+    return Weights<T>{p_.w1.data(), w1_.data()} + offset(expert, s_.width, s_.d);
   }
   Weights<T> w2(int expert) const {
-    return Weights<T>{p_.w2.data(), w2_.data()} + place(expert, s_.d, s_.h);
-  }
-  static std::ptrdiff_t place(int expert, int rows, int columns) {
-    return static_cast<std::ptrdiff_t>(offset(expert, rows, columns));
+    return Weights<T>{p_.w2.data(), w2_.data()} + offset(expert, s_.d, s_.h);
   }
   static std::size_t offset(int expert, int rows, int columns) {
     return static_cast<std::size_t>(expert) * static_cast<std::size_t>(rows) *

@@ -9,30 +9,30 @@
 namespace kokomoe {
 
 /// A matrix that forward computes and backward reads again: kept as it is, or rounded to bfloat16,
-/// which takes half of the memory (a quarter of double's,
-/// rounded to float on the way).
-/// T: float, double.
+/// which takes half of the memory (a quarter of double's, rounded to float on the way). T: float,
+/// double.
 template <class T>
 class KeptRows {
  public:
   KeptRows() = default;
   /// (rows, columns), uninitialised; takes its memory from `arena`.
-  KeptRows(Arena& arena, std::size_t rows, std::size_t columns, bool rounded)
-      : rows_(rows), columns_(columns), rounded_(rounded) {
+  KeptRows(Arena& arena, std::size_t rows, std::size_t columns, bool rounded) : rounded_(rounded) {
     if (rounded)
       narrow_ = arena.matrix<Bfloat16>(rows, columns);
     else
       wide_ = arena.matrix<T>(rows, columns);
   }
 
-  std::size_t rows() const { return rows_; }
-  std::size_t columns() const { return columns_; }
+  std::size_t rows() const { return rounded_ ? narrow_.extent(0) : wide_.extent(0); }
+  std::size_t columns() const { return rounded_ ? narrow_.extent(1) : wide_.extent(1); }
   bool rounded() const { return rounded_; }
-  std::size_t bytes() const { return rows_ * columns_ * (rounded_ ? sizeof(Bfloat16) : sizeof(T)); }
+  std::size_t bytes() const {
+    return rows() * columns() * (rounded_ ? sizeof(Bfloat16) : sizeof(T));
+  }
 
   /// Where forward writes: the memory itself, or `scratch`, from where `keep` takes it.
   Matrix<T> begin(Arena& scratch) const {
-    return rounded_ ? scratch.matrix<T>(rows_, columns_) : wide_;
+    return rounded_ ? scratch.matrix<T>(rows(), columns()) : wide_;
   }
   /// Keeps what `begin` gave, now written. `round_written`: forward goes on with what was kept,
   /// too.
@@ -44,7 +44,6 @@ class KeptRows {
   /// Rows [begin, end).
   KeptRows part(std::size_t begin, std::size_t end) const {
     KeptRows some = *this;
-    some.rows_ = end - begin;
     if (rounded_)
       some.narrow_ = rows_of(narrow_, begin, end);
     else
@@ -59,7 +58,6 @@ class KeptRows {
  private:
   Matrix<T> wide_;
   Matrix<Bfloat16> narrow_;
-  std::size_t rows_ = 0, columns_ = 0;
   bool rounded_ = false;
 };
 

@@ -168,6 +168,14 @@ void fill(Rig<double>& rig) {
                 draw.many<double>(entry.size, 0.6));
 }
 
+/// Three pairs, sentences of few and of many tokens on either side.
+void make_with_dropout(Rig<double>& rig, bool post_norm) {
+  rig.source = std::make_unique<PackedStep>(std::vector<int>{3, 1, 33}, 11, 5);
+  rig.target = std::make_unique<PackedStep>(std::vector<int>{2, 35, 1}, 11, 6);
+  rig.make(small_config(post_norm, 0.2));
+  fill(rig);
+}
+
 std::vector<double> row(const std::vector<double>& logits, std::size_t t, std::size_t classes) {
   return {logits.begin() + static_cast<std::ptrdiff_t>(t * classes),
           logits.begin() + static_cast<std::ptrdiff_t>((t + 1) * classes)};
@@ -227,10 +235,7 @@ TEST_CASE("ten updates of an encoder-decoder follow the torch reference", "[mode
 TEST_CASE("an encoder-decoder's gradients are those of differences, with dropout", "[model]") {
   const bool post_norm = GENERATE(true, false);
   Rig<double> rig;
-  rig.source = std::make_unique<PackedStep>(std::vector<int>{3, 1, 33}, 11, 5);
-  rig.target = std::make_unique<PackedStep>(std::vector<int>{2, 35, 1}, 11, 6);
-  rig.make(small_config(post_norm, 0.2));
-  fill(rig);
+  make_with_dropout(rig, post_norm);
   rig.losses(0.1, false);
   const auto replay = rig.recorded();
   rig.losses(0.1, true, replay);
@@ -246,10 +251,7 @@ TEST_CASE("an encoder-decoder's gradients are those of differences, with dropout
 TEST_CASE("an encoder-decoder whose activations are rounded has nearly its gradients", "[model]") {
   const bool post_norm = GENERATE(true, false);
   Rig<double> rig;
-  rig.source = std::make_unique<PackedStep>(std::vector<int>{3, 1, 33}, 11, 5);
-  rig.target = std::make_unique<PackedStep>(std::vector<int>{2, 35, 1}, 11, 6);
-  rig.make(small_config(post_norm, 0.2));
-  fill(rig);
+  make_with_dropout(rig, post_norm);
   rig.losses(0.1, false);
   const auto replay = rig.recorded();
   const double whole_loss = rig.losses(0.1, true, replay)[0];
