@@ -107,6 +107,9 @@ def step_round(options, ours, torch):
     measured = ours.bench("step", "-i", options.deck, "--repeats", options.repeats,
                           *options.overrides)
     result = measured["results"][0]
+    if result["task"] != "language_model":
+        sys.exit(f"{options.deck}: the torch peer trains language models only, not "
+                 f"\"{result['task']}\"")
     row = {"case": pathlib.Path(options.deck).name, "ours_ms": result["step_ms"],
            "ours_saved_bytes": result["saved_bytes"], "tokens": result["tokens"], "torch": {}}
     for implementation, compiled in variants(options, True):

@@ -8,8 +8,8 @@
 #include "kokomoe/core/gemm.hpp"
 #include "kokomoe/core/gemm_rate.hpp"
 #include "kokomoe/core/placement.hpp"
+#include "kokomoe/train/data_files.hpp"
 #include "kokomoe/train/language_model.hpp"
-#include "kokomoe/train/model_count.hpp"
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/task.hpp"
 
@@ -26,9 +26,10 @@ struct StepOptions {
   int repeats = 11, warm_up = 3;
 };
 
-/// What was measured, of the slowest rank; parts are the first rank's.
+/// What was measured, of the slowest rank; parts are the first rank's. Rates are of each update by
+/// itself: not all have as many tokens.
 struct StepTimes {
-  std::vector<double> gemm_rates, seconds, profiled_seconds;
+  std::vector<double> gemm_rates, seconds, profiled_seconds, tokens, token_rates, operation_rates;
   std::array<std::vector<double>, step_parts> parts;
 
   std::array<double, step_parts> shares() const {
@@ -43,69 +44,85 @@ struct StepTimes {
 template <class T>
 class StepBench {
  public:
-  StepBench(const LanguageModelConfig& config, const Communicator& ranks)
-      : ranks_(ranks),
-        model_(config, ranks,
-               random_corpus(config.model.vocabulary,
-                             static_cast<std::size_t>(config.batch_tokens) * 4)) {}
+  StepBench(std::unique_ptr<Trainer<T>> trainer, const Communicator& ranks)
+      : ranks_(ranks), trainer_(std::move(trainer)) {}
 
   StepTimes measure(int warm_up, int repeats) {
     StepTimes times;
     for (int i = 0; i < warm_up + repeats; ++i) {
       if (i == warm_up) times = StepTimes();
       times.gemm_rates.push_back(measure_gemm_rate<T>(space_));
-      times.seconds.push_back(update());
+      const double seconds = update();
+      times.seconds.push_back(seconds);
+      times.tokens.push_back(tokens_);
+      times.token_rates.push_back(tokens_ / seconds);
+      times.operation_rates.push_back(operations_ / ranks_.size() / seconds);
       const StepProfile profile;
       times.profiled_seconds.push_back(update());
-      const auto seconds = profile.seconds();
-      for (std::size_t p = 0; p < step_parts; ++p) times.parts[p].push_back(seconds[p]);
+      const auto part_seconds = profile.seconds();
+      for (std::size_t p = 0; p < step_parts; ++p) times.parts[p].push_back(part_seconds[p]);
     }
     return times;
   }
 
-  const LanguageModel<T>& model() const { return model_; }
-  /// Floating-point operations of a token, as kokomoe plan counts them.
-  double token_flops() {
-    const LanguageModelConfig& config = model_.config();
-    return count_model<T>(config, model_.store(), assignments_of_token(config)).flops();
-  }
+  const Trainer<T>& trainer() const { return *trainer_; }
 
  private:
   double update() {
     ranks_.barrier();
     Timer timer(space_);
-    model_.update(step_++);
+    const UpdateReport& report = trainer_->update(step_++);
     const auto nanoseconds = static_cast<std::int64_t>(timer.lap() * 1e9);
+    tokens_ = static_cast<double>(report.tokens);
+    operations_ = report.flops;
     return static_cast<double>(ranks_.all_reduce_max(nanoseconds)) * 1e-9;
   }
 
   const Communicator& ranks_;
   ExecutionSpace space_;
-  LanguageModel<T> model_;
+  std::unique_ptr<Trainer<T>> trainer_;
   std::int64_t step_ = 0;
+  double tokens_ = 0, operations_ = 0;  ///< of the last update, over all ranks
 };
+
+/// Language models take random tokens; others their own data, whose lengths make the work.
+template <class T>
+std::unique_ptr<Trainer<T>> make_trainer(const Deck& deck, const Task& task,
+                                         const Communicator& ranks,
+                                         std::vector<std::string>& notes) {
+  if (task_of(deck).name != "language_model") {
+    require_data_files(deck, DataUse::training, false, ranks);
+    return task.make<T>(task.make_tokenizer(ranks, notes), ranks, DataUse::training);
+  }
+  std::vector<std::string> same_notes;
+  LanguageModelConfig config = read_language_model_deck(deck, same_notes);
+  if (!config.tokenizer.model.empty())
+    config.model.vocabulary = make_tokenizer(config.tokenizer, ranks)->vocabulary();
+  config = with_stand_ins(std::move(config));
+  const auto tokens = static_cast<std::size_t>(config.batch_tokens) * 4;
+  return std::make_unique<LanguageModel<T>>(config, ranks,
+                                            random_corpus(config.model.vocabulary, tokens));
+}
 
 struct StepFigures {
-  Spread seconds;
+  Spread seconds, token_rates;
   double tokens, gflops, gemm_gflops;  ///< rates of one rank
   std::size_t saved_bytes, scratch_bytes, device_bytes;
-
-  double tokens_per_second() const { return tokens / seconds.median; }
+  int random_vocabulary;  ///< what random tokens are drawn from; 0: they are the deck's own
 };
 
-void print(std::FILE* to, const StepOptions& options, const LanguageModelConfig& config,
-           const StepTimes& times, const StepFigures& figures) {
+void print(std::FILE* to, const StepOptions& options, const StepTimes& times,
+           const StepFigures& figures) {
   if (const std::string warning = placement_warning(); !warning.empty())
     std::fprintf(to, "%s\n", warning.c_str());
-  std::fprintf(to, "%s; %s, %d tokens an update, random ones; medians of %d\n",
-               gemm_library().c_str(), options.deck.c_str(), static_cast<int>(config.batch_tokens),
-               options.repeats);
-  const Spread& seconds = figures.seconds;
+  std::fprintf(to, "%s; %s, %.0f tokens an update, %s; medians of %d\n", gemm_library().c_str(),
+               options.deck.c_str(), figures.tokens,
+               figures.random_vocabulary > 0 ? "random ones" : "the deck's own", options.repeats);
+  const Spread &seconds = figures.seconds, &rates = figures.token_rates;
   std::fprintf(to, "step       %10.2f ms, quartiles %.2f %.2f; %.2f ms while profiled\n",
                seconds.median * 1e3, seconds.low * 1e3, seconds.high * 1e3,
                median(times.profiled_seconds) * 1e3);
-  std::fprintf(to, "tokens/s   %10.0f, quartiles %.0f %.0f\n", figures.tokens_per_second(),
-               figures.tokens / seconds.high, figures.tokens / seconds.low);
+  std::fprintf(to, "tokens/s   %10.0f, quartiles %.0f %.0f\n", rates.median, rates.low, rates.high);
   std::fprintf(
       to,
       "GFLOP/s    %10.1f a rank, of products that the model counts; %.3f of its GEMM rate %.1f\n",
@@ -120,26 +137,25 @@ void print(std::FILE* to, const StepOptions& options, const LanguageModelConfig&
       std::fprintf(to, "  %-14s %6.3f\n", to_string(static_cast<StepPart>(i)), shares[i]);
 }
 
-nlohmann::json to_json(const StepOptions& options, const Deck& deck,
-                       const LanguageModelConfig& config, const StepTimes& times,
+nlohmann::json to_json(const StepOptions& options, const Deck& deck, const StepTimes& times,
                        const StepFigures& figures) {
   const Spread& seconds = figures.seconds;
   nlohmann::json row = {{"deck", options.deck},
                         {"effective_deck", deck.effective()},
-                        {"vocabulary", config.model.vocabulary},
-                        {"tokens", config.batch_tokens},
+                        {"task", task_of(deck).name},
+                        {"tokens", static_cast<std::int64_t>(figures.tokens)},
                         {"repeats", options.repeats},
                         {"step_ms", seconds.median * 1e3},
                         {"step_ms_quartiles", seconds.quartiles(1e3)},
                         {"profiled_step_ms", median(times.profiled_seconds) * 1e3},
-                        {"tokens_per_second", figures.tokens_per_second()},
-                        {"tokens_per_second_quartiles",
-                         {figures.tokens / seconds.high, figures.tokens / seconds.low}},
+                        {"tokens_per_second", figures.token_rates.median},
+                        {"tokens_per_second_quartiles", figures.token_rates.quartiles(1)},
                         {"gflops", figures.gflops},
                         {"share_of_gemm", figures.gflops / figures.gemm_gflops},
                         {"saved_bytes", figures.saved_bytes},
                         {"scratch_bytes", figures.scratch_bytes},
                         {"device_bytes", figures.device_bytes}};
+  if (figures.random_vocabulary > 0) row["vocabulary"] = figures.random_vocabulary;
   const auto shares = times.shares();
   for (std::size_t i = 0; i < step_parts; ++i)
     row["shares"][to_string(static_cast<StepPart>(i))] = shares[i];
@@ -147,23 +163,27 @@ nlohmann::json to_json(const StepOptions& options, const Deck& deck,
 }
 
 template <class T>
-int bench_step(const StepOptions& options, const Deck& deck, const LanguageModelConfig& config,
-               const Communicator& ranks) {
-  StepBench<T> bench(config, ranks);
+int bench_step(const StepOptions& options, const Deck& deck, const Task& task,
+               const Communicator& ranks, std::vector<std::string>& notes) {
+  StepBench<T> bench(make_trainer<T>(deck, task, ranks, notes), ranks);
+  if (ranks.is_root())
+    for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
   const StepTimes times = bench.measure(options.warm_up, options.repeats);
-  const Spread seconds(times.seconds);
-  const double rank_tokens = static_cast<double>(config.batch_tokens) / ranks.size();
-  const StepFigures figures{seconds,
-                            static_cast<double>(config.batch_tokens),
-                            bench.token_flops() * rank_tokens / seconds.median * 1e-9,
+  const Trainer<T>& trainer = bench.trainer();
+  const auto* const language_model = dynamic_cast<const LanguageModel<T>*>(&trainer);
+  const StepFigures figures{Spread(times.seconds),
+                            Spread(times.token_rates),
+                            median(times.tokens),
+                            median(times.operation_rates) * 1e-9,
                             median(times.gemm_rates) * 1e-9,
-                            bench.model().saved_bytes(),
-                            bench.model().scratch_bytes(),
-                            bench.model().peak_bytes()};
+                            trainer.saved_bytes(),
+                            trainer.scratch_bytes(),
+                            trainer.peak_bytes(),
+                            language_model ? language_model->config().model.vocabulary : 0};
   if (!ranks.is_root()) return done;
-  print(options.json == "-" ? stderr : stdout, options, config, times, figures);
+  print(options.json == "-" ? stderr : stdout, options, times, figures);
   write_json(options.json,
-             {{"results", nlohmann::json::array({to_json(options, deck, config, times, figures)})},
+             {{"results", nlohmann::json::array({to_json(options, deck, times, figures)})},
               {"machine",
                {{"gemm_gflops", figures.gemm_gflops},
                 {"blas", gemm_library()},
@@ -176,17 +196,10 @@ int bench_step(const StepOptions& options, const Communicator& ranks) {
   if (ranks.is_root()) require_json(options.json);
   std::vector<std::string> notes;
   const Deck deck = load_deck(options.deck, options.overrides);
-  if (task_of(deck).name != "language_model")
-    deck.refuse("run/task", "bench step does language models only so far");
-  LanguageModelConfig config = read_language_model_deck(deck, notes);
+  const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
   note_idle_settings(deck, notes);
-  if (ranks.is_root())
-    for (const std::string& note : notes) std::fprintf(stderr, "note: %s\n", note.c_str());
-  if (!config.tokenizer.model.empty())
-    config.model.vocabulary = make_tokenizer(config.tokenizer, ranks)->vocabulary();
-  config = with_stand_ins(std::move(config));
-  return config.double_precision ? bench_step<double>(options, deck, config, ranks)
-                                 : bench_step<float>(options, deck, config, ranks);
+  return task->config().double_precision ? bench_step<double>(options, deck, *task, ranks, notes)
+                                         : bench_step<float>(options, deck, *task, ranks, notes);
 }
 
 }  // namespace
@@ -195,9 +208,13 @@ void add_bench_step(CLI::App& bench, Action& action) {
   auto options = std::make_shared<StepOptions>();
   CLI::App* command = bench.add_subcommand(
       "step",
-      "a whole training step of a deck's language model on random tokens: tokens/s, the "
-      "share of each part, and the GEMM rate beside it");
-  command->add_option("-i,--input", options->deck, "deck (TOML); its text is not read")->required();
+      "a whole training step of a deck: tokens/s, the share of each part, and the GEMM rate beside "
+      "it");
+  command
+      ->add_option("-i,--input", options->deck,
+                   "deck (TOML); a language model takes random tokens, other tasks read their "
+                   "data")
+      ->required();
   command->add_option("--repeats", options->repeats)->check(positive_number());
   command->add_option("--warm-up", options->warm_up)->check(positive_number());
   command->add_option("--json", options->json, "write to a file, or - for standard output");

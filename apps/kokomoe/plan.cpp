@@ -6,7 +6,6 @@
 #include "kokomoe/core/gemm_rate.hpp"
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/rehearsal.hpp"
-#include "kokomoe/train/step_plan.hpp"
 #include "kokomoe/train/task.hpp"
 
 #include <algorithm>
@@ -23,32 +22,21 @@ namespace {
 struct PlanOptions {
   std::string deck, json;
   std::vector<std::string> overrides;
-  int ranks = 0;  // 0 = those of this process' job
+  int ranks = 0;      // 0 = those of this process' job
+  double length = 0;  // of a sequence; 0 = as the deck says, or the most that it allows
   double gemm_gflops = 0, bandwidth_gbs = 25, alpha_us = 2;
 };
 
 /// Everything that is printed, in one place for table and JSON.
 struct Planned {
   PlanOptions options;
-  LanguageModelConfig config;
+  std::string task;
+  MoeConfig moe;
   StepPlan step;
   MachineRates rates;
   bool measured = false;  ///< the GEMM rate
   StepSeconds seconds;
 };
-
-/// The vocabulary of a SentencePiece model that is there; one that training makes gets the deck's.
-LanguageModelConfig complete(LanguageModelConfig config, const Communicator& communicator,
-                             std::vector<std::string>& notes) {
-  if (config.tokenizer.kind != "bytes") {
-    if (!config.tokenizer.model.empty())
-      config.model.vocabulary = make_tokenizer(config.tokenizer, communicator)->vocabulary();
-    else
-      notes.push_back("a SentencePiece model with data/vocabulary = " +
-                      std::to_string(config.tokenizer.vocabulary) + " is assumed");
-  }
-  return with_stand_ins(std::move(config));
-}
 
 /// The mean over this job's ranks, which measure at once, as they would train.
 double gemm_rate_of_rank(bool double_precision, const Communicator& communicator) {
@@ -103,10 +91,6 @@ void print_memory(std::FILE* to, const Planned& plan) {
   std::fprintf(to, "  %-16s %12s  for %lld tokens at once\n", "saved",
                human_bytes(memory.saved).c_str(),
                static_cast<long long>(plan.step.micro_batch_tokens));
-  if (memory.evaluation > memory.saved)
-    std::fprintf(to, "  %-16s %12s  for %lld tokens at once, in the same place\n", "in evaluation",
-                 human_bytes(memory.evaluation).c_str(),
-                 static_cast<long long>(plan.step.evaluation_tokens));
   std::fprintf(to, "  %-16s %12s\n", "scratch", human_bytes(memory.scratch).c_str());
   if (memory.tables > 0)
     std::fprintf(to, "  %-16s %12s\n", "tables", human_bytes(memory.tables).c_str());
@@ -148,14 +132,12 @@ void print_prediction(std::FILE* to, const Planned& plan) {
 }
 
 void print(std::FILE* to, const Planned& plan) {
-  const DecoderConfig& model = plan.config.model;
-  std::fprintf(to, "%s: %d layers, d_model %d, d_hidden %d, vocabulary %d, %s; %d rank(s)",
-               plan.options.deck.c_str(), model.layers, model.moe.d_model, model.moe.d_hidden,
-               model.vocabulary, plan.config.double_precision ? "double" : "float",
-               plan.step.ranks);
-  if (plan.step.model.rows > 0)
-    std::fprintf(to, ", %d experts (%s) over %d of them", model.moe.experts,
-                 model.moe.router.c_str(), plan.step.expert_ranks);
+  const StepPlan& step = plan.step;
+  std::fprintf(to, "%s (%s): %s; %s, %d rank(s)", plan.options.deck.c_str(), plan.task.c_str(),
+               step.shape.c_str(), step.double_precision ? "double" : "float", step.ranks);
+  if (step.model.rows > 0)
+    std::fprintf(to, ", %d experts (%s) over %d of them", plan.moe.experts, plan.moe.router.c_str(),
+                 step.expert_ranks);
   std::fprintf(to, "\n\n");
   print_parts(to, plan);
   print_memory(to, plan);
@@ -196,6 +178,7 @@ nlohmann::json to_json(const Planned& plan) {
   const MemoryPlan& memory = step.memory;
   const TrafficPlan& traffic = step.traffic;
   return {{"deck", plan.options.deck},
+          {"task", plan.task},
           {"ranks", step.ranks},
           {"expert_ranks", step.expert_ranks},
           {"model", model_json(plan)},
@@ -203,12 +186,11 @@ nlohmann::json to_json(const Planned& plan) {
            {{"update", step.update_tokens},
             {"rank", step.rank_tokens},
             {"micro_batch", step.micro_batch_tokens},
-            {"evaluation", step.evaluation_tokens}}},
+            {"sequence", step.length}}},
           {"memory",
            {{"replicated", tensors_json(memory.replicated)},
             {"experts", tensors_json(memory.experts)},
             {"saved", memory.saved},
-            {"evaluation", memory.evaluation},
             {"scratch", memory.scratch},
             {"tables", memory.tables},
             {"total", memory.total()}}},
@@ -236,17 +218,18 @@ int plan(const PlanOptions& options, const Communicator& communicator) {
   require_json(options.json);
   std::vector<std::string> notes;
   const Deck deck = load_deck(options.deck, options.overrides);
-  if (task_of(deck).name != "language_model")
-    deck.refuse("run/task", "plan does language models only so far");
+  const TaskInfo& info = task_of(deck);
+  const std::unique_ptr<Task> task = info.read(deck, notes);
+  note_idle_settings(deck, notes);
   Planned planned;
   planned.options = options;
-  planned.config = complete(read_language_model_deck(deck, notes), communicator, notes);
-  note_idle_settings(deck, notes);
-  planned.step = plan_step(planned.config, options.ranks > 0 ? options.ranks : communicator.size());
+  planned.task = info.name;
+  planned.moe = task->moe();
+  planned.step = task->plan(options.ranks > 0 ? options.ranks : communicator.size(), options.length,
+                            communicator, notes);
   planned.measured = options.gemm_gflops == 0;
-  planned.rates = {planned.measured
-                       ? gemm_rate_of_rank(planned.config.double_precision, communicator)
-                       : options.gemm_gflops * 1e9,
+  planned.rates = {planned.measured ? gemm_rate_of_rank(planned.step.double_precision, communicator)
+                                    : options.gemm_gflops * 1e9,
                    options.bandwidth_gbs * 1e9, options.alpha_us * 1e-6};
   planned.seconds = predict_step(planned.step, planned.rates);
   if (!communicator.is_root()) return done;
@@ -264,11 +247,15 @@ void add_plan(CLI::App& program, Action& action) {
   auto options = std::make_shared<PlanOptions>();
   CLI::App* command = program.add_subcommand(
       "plan",
-      "what a deck's language model is and asks of each rank: parameters, FLOPs, memory, bytes, "
-      "time");
+      "what a deck's model is and asks of each rank: parameters, FLOPs, memory, bytes, time");
   command->add_option("-i,--input", options->deck, "deck (TOML)")->required();
   command->add_option("--ranks", options->ranks, "as if on so many; default: those it is run on")
       ->check(CLI::Range(1, std::numeric_limits<int>::max()));
+  command
+      ->add_option("--length", options->length,
+                   "mean tokens of a sequence of sentences and translation, which only their text "
+                   "knows;\ndefault: the most that the deck allows")
+      ->check(positive_number());
   command
       ->add_option("--gemm-gflops", options->gemm_gflops,
                    "GEMM rate of a rank; default: measured here, in a tenth of a second")
@@ -282,8 +269,7 @@ void add_plan(CLI::App& program, Action& action) {
   command->footer(
       "Example: kokomoe plan -i inputs/lm/kjv.toml --ranks 64 parallel/expert_ranks=8 "
       "--gemm-gflops 2e4\n"
-      "Neither parameters nor activations are allocated, and no text is read. Decks of other tasks "
-      "than\nlanguage_model are refused so far.");
+      "Neither parameters nor activations are allocated, and no text is read.");
   command->callback([options, &action] {
     action = [options](const Communicator& communicator) { return plan(*options, communicator); };
   });

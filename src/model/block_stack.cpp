@@ -9,7 +9,7 @@ namespace kokomoe {
 template <class T>
 BlockStack<T>::BlockStack(const BlockStackConfig& config, const Rotary<T>* rotary,
                           ParameterStore<T>& store, const std::string& name)
-    : d_model_(config.moe.d_model) {
+    : config_(config) {
   const int d = config.moe.d_model;
   if (config.layers < 1 || config.first_layer + config.layers > 255)
     throw InputError(name + ": layers must lie in [1, " + std::to_string(255 - config.first_layer) +
@@ -96,7 +96,7 @@ std::vector<KeyValueCache<T>> BlockStack<T>::make_caches(int sequences, int leng
     cache.length = length;
     cache.rows = Matrix<T>("kokomoe::model::cache",
                            static_cast<std::size_t>(sequences) * static_cast<std::size_t>(length),
-                           2 * static_cast<std::size_t>(d_model_));
+                           2 * static_cast<std::size_t>(config_.moe.d_model));
   }
   return caches;
 }

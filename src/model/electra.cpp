@@ -144,6 +144,7 @@ void ElectraModel<T>::generate(const StepContext& ctx, const ElectraInput& input
   const auto rows = [&](std::size_t width) { return ctx.saved->template matrix<T>(masked, width); };
   const Matrix<T> features =
       generator_.forward(with_ids(ctx, input.masked_ids), input.segments, saved.generator);
+  const Region head_region(KOKOMOE_LABEL("model::head"));
   saved.masked = select_tokens(ctx, input.rows);
   const StepContext head = with_tokens(ctx, saved.masked.tokens);
   const auto width = static_cast<std::size_t>(discriminator_.embedding()->width());
@@ -241,6 +242,7 @@ void ElectraModel<T>::generator_backward(const StepContext& ctx, Saved& saved) c
   const Matrix<T> d_features = rows(features.extent(0), features.extent(1));
   {
     ArenaScope head_scope(*ctx.scratch);
+    const Region head_region(KOKOMOE_LABEL("model::head_backward"));
     const StepContext head = with_tokens(ctx, saved.masked.tokens);
     const ParameterHandle table = discriminator_.embedding()->handle();
     const Matrix<T> d_guesses = rows(masked, width), d_active = rows(masked, width),

@@ -7,6 +7,7 @@
 #include "kokomoe/data/sentences.hpp"
 #include "kokomoe/data/upload.hpp"
 #include "kokomoe/train/progress.hpp"
+#include "train/step_planner.hpp"
 #include "train/tasks.hpp"
 #include "train/token_counts.hpp"
 
@@ -17,10 +18,10 @@ namespace kokomoe {
 
 namespace {
 
-ElectraTaskConfig completed(ElectraTaskConfig config, const SpecialTokens& special,
+ElectraTaskConfig completed(ElectraTaskConfig config, int vocabulary,
                             const std::optional<Corpus>& corpus) {
   EncoderConfig& model = config.model.discriminator;
-  model.vocabulary = special.vocabulary;
+  model.vocabulary = vocabulary;
   detail::count_tokens_for_hash(
       model.moe, model.moe_every, model.vocabulary,
       corpus ? std::vector<const Corpus*>{&*corpus} : std::vector<const Corpus*>{});
@@ -34,7 +35,7 @@ ElectraTrainer<T>::ElectraTrainer(const ElectraTaskConfig& config, const Special
                                   const Communicator& communicator, std::optional<Corpus> corpus,
                                   std::optional<Corpus> heldout)
     : Trainer<T>(config, communicator),
-      config_(completed(config, special, corpus)),
+      config_(completed(config, special.vocabulary, corpus)),
       special_(special),
       masking_(config.mask_rate, special.mask, {special.first, special.separator}, config.seed),
       model_(config_.model, this->store()),
@@ -44,7 +45,7 @@ ElectraTrainer<T>::ElectraTrainer(const ElectraTaskConfig& config, const Special
                      config_.accumulate);
   if (heldout)
     heldout_.emplace(std::move(*heldout), config_.sequence_length, config_.sequence_length,
-                     config_.batch_tokens / communicator.size(), communicator.size(),
+                     this->evaluation_tokens(config_.batch_tokens), communicator.size(),
                      config_.eval_tokens);
   this->allocate({{&model_.generator().stack(), &host_batch_},
                   {&model_.discriminator().stack(), &host_batch_}},
@@ -55,22 +56,9 @@ ElectraTrainer<T>::ElectraTrainer(const ElectraTaskConfig& config, const Special
 template <class T>
 void ElectraTrainer<T>::count_work() {
   const EncoderConfig& model = config_.model.discriminator;
-  const EncoderConfig small = generator_config(config_.model);
   const double rows = assignments_of_token(model.moe, model.moe_every, model.vocabulary,
                                            config_.sequence_length, config_.double_precision);
-  const ParameterStore<T>& store = this->store();
-  ModelCount generator = count_tensors<T>(store, rows, {"generator.encoder"});
-  ModelCount discriminator = count_tensors<T>(store, rows, {"discriminator"});
-  const auto attend = [&](ModelCount& count, const EncoderConfig& encoder) {
-    count.part(ModelPart::attention).forward_flops +=
-        4.0 * encoder.layers * encoder.moe.d_model * config_.sequence_length;
-  };
-  attend(generator, small);
-  attend(discriminator, model);
-  // Of hidden tokens alone.
-  generator.part(ModelPart::head).forward_flops +=
-      2.0 * config_.mask_rate * model.moe.d_model * (small.moe.d_model + model.vocabulary);
-  this->set_count(count_tensors<T>(store, rows), {generator.flops(), discriminator.flops()});
+  this->set_count(count_model<T>(config_, this->store(), rows));
 }
 
 template <class T>
@@ -201,14 +189,19 @@ class ElectraTask : public TaskWith<ElectraTask, ElectraTaskConfig> {
   using TaskWith::TaskWith;
 
   void rehearse(const Deck& deck, DataUse) const override {
-    ElectraTaskConfig config = config_;
-    config.model.discriminator.vocabulary = stand_in_vocabulary(config) + 2;
-    EncoderConfig& model = config.model.discriminator;
-    count_tokens_for_hash(model.moe, model.moe_every, model.vocabulary, {});
+    const ElectraTaskConfig config =
+        completed(config_, stand_in_vocabulary(config_.tokenizer) + special_tokens, {});
     if (config.double_precision)
       require_model<double, ElectraModel>(deck, config, config.model);
     else
       require_model<float, ElectraModel>(deck, config, config.model);
+  }
+
+  StepPlan plan(int ranks, double length, const Communicator& communicator,
+                std::vector<std::string>& notes) const override {
+    refuse_length(length, config_.sequence_length);
+    const int vocabulary = planned_vocabulary(config_.tokenizer, communicator, notes);
+    return plan_step(completed(config_, vocabulary + special_tokens, {}), ranks);
   }
 
   template <class T>

@@ -41,12 +41,14 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config, const Communi
   heldout_corpus_ = std::move(heldout);
   if (heldout_corpus_)
     heldout_.emplace(*heldout_corpus_, config_.sequence_length, config_.eval_stride,
-                     config_.batch_tokens / communicator.size(), communicator.size(),
+                     this->evaluation_tokens(config_.batch_tokens), communicator.size(),
                      config_.eval_tokens);
   this->allocate({{&model_.stack(), &host_batch_, 0}}, config_.model.moe, CrossEntropySums::width);
   if (!corpus_) return;
-  const ModelCount count = count_model<T>(config_, this->store(), assignments_of_token(config_));
-  this->set_count(count, {count.flops()});
+  const DecoderConfig& model = config_.model;
+  const double rows = assignments_of_token(model.moe, model.moe_every, model.vocabulary,
+                                           config_.sequence_length, config_.double_precision);
+  this->set_count(count_model<T>(config_, this->store(), rows));
 }
 
 template <class T>

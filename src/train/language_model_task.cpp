@@ -3,6 +3,7 @@
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/train/language_model.hpp"
 #include "kokomoe/train/rehearsal.hpp"
+#include "train/step_planner.hpp"
 #include "train/tasks.hpp"
 
 namespace kokomoe::detail {
@@ -16,6 +17,14 @@ class LanguageModelTask : public TaskWith<LanguageModelTask, LanguageModelConfig
   bool looks_ahead() const override { return kokomoe::looks_ahead(config_); }
   void rehearse(const Deck& deck, DataUse) const override {
     rehearse_language_model(deck, config_);
+  }
+
+  StepPlan plan(int ranks, double length, const Communicator& communicator,
+                std::vector<std::string>& notes) const override {
+    refuse_length(length, config_.sequence_length);
+    LanguageModelConfig config = config_;
+    config.model.vocabulary = planned_vocabulary(config.tokenizer, communicator, notes);
+    return plan_step(with_stand_ins(std::move(config)), ranks);
   }
 
   template <class T>

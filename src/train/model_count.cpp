@@ -81,19 +81,6 @@ ModelCount count_tensors(const ParameterStore<T>& store, double rows,
   return count;
 }
 
-template <class T>
-ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
-                       double rows) {
-  ModelCount count = count_tensors<T>(store, rows);
-  const DecoderConfig& model = config.model;
-  const double d = model.moe.d_model;
-  if (model.tied) count.part(ModelPart::head).forward_flops += 2 * d * model.vocabulary;
-  // Queries by keys and probabilities by values, for the tokens up to one's own.
-  const double keys = (config.sequence_length + 1) / 2.0;
-  count.part(ModelPart::attention).forward_flops += model.layers * 4 * d * keys;
-  return count;
-}
-
 double assignments_of_token(MoeConfig moe, int moe_every, int vocabulary, int sequence_length,
                             bool double_precision) {
   if (moe_every == 0) return 0;
@@ -103,18 +90,8 @@ double assignments_of_token(MoeConfig moe, int moe_every, int vocabulary, int se
       .rows;
 }
 
-double assignments_of_token(const LanguageModelConfig& config) {
-  return assignments_of_token(config.model.moe, config.model.moe_every, config.model.vocabulary,
-                              config.sequence_length, config.double_precision);
-}
-
 template ModelCount count_tensors<float>(const ParameterStore<float>&, double,
                                          const std::vector<std::string>&);
 template ModelCount count_tensors<double>(const ParameterStore<double>&, double,
                                           const std::vector<std::string>&);
-template ModelCount count_model<float>(const LanguageModelConfig&, const ParameterStore<float>&,
-                                       double);
-template ModelCount count_model<double>(const LanguageModelConfig&, const ParameterStore<double>&,
-                                        double);
-
 }  // namespace kokomoe

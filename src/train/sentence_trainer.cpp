@@ -10,6 +10,7 @@
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/training_run.hpp"
 #include "train/checkpoint_deck.hpp"
+#include "train/step_planner.hpp"
 #include "train/tasks.hpp"
 #include "train/token_counts.hpp"
 #include "train/training_loop.hpp"
@@ -23,9 +24,6 @@
 namespace kokomoe {
 
 namespace {
-
-/// Tokens that an evaluation takes at once.
-constexpr std::int64_t eval_batch_tokens = 8192;
 
 SentenceTaskConfig completed(SentenceTaskConfig config, int vocabulary) {
   EncoderConfig& model = config.model.encoder;
@@ -81,10 +79,15 @@ SentenceTrainer<T>::SentenceTrainer(const SentenceTaskConfig& config, const Spec
   if (corpus_) count_work();
 }
 
+/// As many tokens at once as a micro-batch of training has of this corpus on the average.
 template <class T>
 EvalSentences SentenceTrainer<T>::sentences_of(const SentenceCorpus& corpus) const {
-  return EvalSentences(corpus, special_, config_.max_length, eval_batch_tokens,
-                       this->communicator().size());
+  const auto in_batches = [&](std::int64_t tokens) {
+    return EvalSentences(corpus, special_, config_.max_length, tokens, this->communicator().size());
+  };
+  const std::int64_t update = in_batches(config_.max_length).tokens() * config_.sentences /
+                              std::max<std::int64_t>(1, corpus.size());
+  return in_batches(this->evaluation_tokens(update));
 }
 
 /// Attention is counted at the corpus' mean length.
@@ -95,9 +98,7 @@ void SentenceTrainer<T>::count_work() {
                                            config_.max_length, config_.double_precision);
   const double length =
       static_cast<double>(sentences_of(*corpus_).tokens()) / static_cast<double>(corpus_->size());
-  ModelCount count = count_tensors<T>(this->store(), rows);
-  count.part(ModelPart::attention).forward_flops += 4.0 * model.layers * model.moe.d_model * length;
-  this->set_count(count, {count.flops()});
+  this->set_count(count_model<T>(config_, this->store(), rows, length));
 }
 
 template <class T>
@@ -278,7 +279,8 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
   }
 
   void rehearse(const Deck& deck, DataUse use) const override {
-    SentenceTaskConfig config = completed(config_, stand_in_vocabulary(config_) + 2);
+    const SentenceTaskConfig config =
+        completed(config_, stand_in_vocabulary(config_.tokenizer) + special_tokens);
     if (config.double_precision)
       require_model<double, SentenceClassifier>(deck, config, config.model);
     else
@@ -286,6 +288,11 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
     std::error_code ignored;
     if (use == DataUse::training && std::filesystem::exists(config.from, ignored))
       require_encoder(deck, config.from);
+  }
+
+  StepPlan plan(int ranks, double length, const Communicator& communicator,
+                std::vector<std::string>& notes) const override {
+    return plan_step(completed(config_, vocabulary(communicator, notes)), ranks, length);
   }
 
   template <class T>
@@ -310,6 +317,18 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
   }
 
  private:
+  /// What training would have. A run to begin with that is not there yet is passed over.
+  int vocabulary(const Communicator& communicator, std::vector<std::string>& notes) const {
+    std::error_code ignored;
+    if (config_.from.empty() || std::filesystem::exists(config_.from, ignored))
+      return (config_.from.empty() ? planned_vocabulary(config_.tokenizer, communicator, notes)
+                                   : make_tokenizer(communicator, notes)->vocabulary()) +
+             special_tokens;
+    notes.push_back("model/from = \"" + config_.from + "\" is not there: a vocabulary of " +
+                    std::to_string(stand_in_vocabulary(config_.tokenizer)) + " is assumed");
+    return stand_in_vocabulary(config_.tokenizer) + special_tokens;
+  }
+
   static void require_encoder(const Deck& deck, const std::string& from) {
     try {
       refuse_other_encoder(deck, resolve_checkpoint(from));

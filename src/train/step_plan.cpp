@@ -2,123 +2,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/train/step_plan.hpp"
 
-#include "kokomoe/core/error.hpp"
-#include "kokomoe/model/decoder_lm.hpp"
-#include "train/activation_memory.hpp"
+#include "train/step_planner.hpp"
+#include "train/tasks.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <string>
+#include <utility>
 
 namespace kokomoe {
 
 namespace {
 
-std::int64_t round_up(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
-int expert_ranks_of(const LanguageModelConfig& config, int ranks) {
+int expert_ranks_of(const TrainConfig& config, int ranks) {
   const int asked = config.parallel.expert_ranks == 0 ? ranks : config.parallel.expert_ranks;
   if (ranks % asked != 0)
     throw InputError("parallel/expert_ranks: " + std::to_string(asked) + " does not divide " +
                      std::to_string(ranks) + " rank(s)");
   return asked;
-}
-
-/// The sequences of an update are cut by micro-batch, then by rank (see LmBatches).
-void share_tokens(const LanguageModelConfig& config, StepPlan& plan) {
-  const std::int64_t length = config.sequence_length;
-  const std::int64_t sequences = config.batch_tokens / length;
-  plan.update_tokens = config.batch_tokens;
-  plan.micro_batch_tokens = round_up(round_up(sequences, config.accumulate), plan.ranks) * length;
-  // More micro-batches than sequences would leave some empty, which the deck refuses.
-  plan.rank_tokens = std::min(plan.micro_batch_tokens * config.accumulate, config.batch_tokens);
-  if (!config.heldout_files.empty())
-    plan.evaluation_tokens =
-        std::max<std::int64_t>(1, config.batch_tokens / plan.ranks / length) * length;
-}
-
-/// What ParameterStore::allocate would take.
-template <class T>
-void add_tensors(const ParameterStore<T>& store, MemoryPlan& memory) {
-  using Group = typename ParameterStore<T>::Group;
-  for (const auto& entry : store.entries()) {
-    const double bytes = static_cast<double>(entry.size * sizeof(T));
-    TensorBytes& group = entry.group == Group::expert ? memory.experts : memory.replicated;
-    group.values += bytes;
-    if (entry.spec.rounded) group.values += static_cast<double>(entry.size * sizeof(Bfloat16));
-    if (entry.group == Group::state) continue;
-    group.gradients += bytes;
-    if (!entry.frozen) group.moments += 2 * bytes;
-    if (store.sums_exactly())
-      group.exact_sums += 2.0 * static_cast<double>(entry.size * sizeof(std::int64_t));
-  }
-  if (store.sums_exactly())
-    memory.replicated.exact_sums +=
-        static_cast<double>(store.entries().size() * sizeof(std::int64_t));
-}
-
-/// Gradients of what is trained, as they travel.
-template <class T>
-double gradient_bytes(const ParameterStore<T>& store, typename ParameterStore<T>::Group group) {
-  double elements = 0;
-  for (const auto& entry : store.entries())
-    if (entry.group == group && !entry.frozen) elements += static_cast<double>(entry.size);
-  return elements * (store.sums_exactly() ? 2 * sizeof(std::int64_t) : sizeof(T));
-}
-
-/// Rows that go to other ranks and back, with balanced experts.
-template <class T>
-void add_exchanges(const LanguageModelConfig& config, int moe_layers, int chunks, StepPlan& plan) {
-  if (plan.expert_ranks == 1) return;
-  TrafficPlan& traffic = plan.traffic;
-  const double others = static_cast<double>(plan.expert_ranks - 1) / plan.expert_ranks;
-  const double rows = others * plan.model.rows * static_cast<double>(plan.rank_tokens) * moe_layers;
-  const double row = static_cast<double>(config.model.moe.d_model) * sizeof(T);
-  const double sequence = config.layout_free ? sizeof(std::uint32_t) : 0;
-  traffic.dispatch = rows * (row + sequence);
-  traffic.combine = rows * row;
-  // Weights go with the gradients, and theirs come back.
-  traffic.dispatch_backward = traffic.combine_backward = rows * (row + sizeof(T));
-  const double kinds = 6 + (config.layout_free ? 1 : 0);
-  traffic.messages =
-      kinds * moe_layers * config.accumulate * chunks * static_cast<double>(plan.expert_ranks - 1);
-}
-
-template <class T>
-StepPlan plan_with(const LanguageModelConfig& config, int ranks) {
-  using Group = typename ParameterStore<T>::Group;
-  StepPlan plan;
-  plan.ranks = ranks;
-  plan.expert_ranks = expert_ranks_of(config, ranks);
-  share_tokens(config, plan);
-
-  // Declared as for training, never allocated. The last rank owns as many experts as any.
-  ParameterStore<T> store(plan.expert_ranks - 1, plan.expert_ranks);
-  const DecoderLm<T> model(config.model, store);
-  for (const std::string& pattern : config.freeze)
-    if (store.freeze(pattern) == 0)
-      throw InputError("train/freeze: no tensor matches \"" + pattern + "\"");
-  if (config.layout_free) store.sum_exactly();
-
-  const detail::ActivationMemory<T> activations(config, model.moe_layers(), plan.expert_ranks,
-                                                plan.micro_batch_tokens);
-  plan.model = count_model<T>(config, store, activations.rows_of_token());
-  add_tensors<T>(store, plan.memory);
-  plan.memory.saved = activations.saved(plan.micro_batch_tokens);
-  plan.memory.evaluation = activations.saved(plan.evaluation_tokens);
-  plan.memory.scratch = std::max(activations.scratch(plan.micro_batch_tokens),
-                                 activations.forward_scratch(plan.evaluation_tokens));
-  if (config.model.positions == Positions::rotary)
-    plan.memory.tables = static_cast<double>(sizeof(T)) * config.model.max_length *
-                         config.model.moe.d_model / config.model.heads;
-
-  add_exchanges<T>(config, model.moe_layers(), activations.chunks(), plan);
-  if (ranks > 1) plan.traffic.replicated_gradients = gradient_bytes<T>(store, Group::replicated);
-  if (ranks > plan.expert_ranks)
-    plan.traffic.expert_gradients = gradient_bytes<T>(store, Group::expert);
-  return plan;
 }
 
 /// A sum over ranks that each gets: every byte is sent twice but for one's own share.
@@ -129,13 +29,151 @@ double reduction_seconds(double bytes, int ranks, const MachineRates& rates) {
 
 }  // namespace
 
-double MemoryPlan::total() const {
-  return replicated.total() + experts.total() + std::max(saved, evaluation) + scratch + tables;
+namespace detail {
+
+TokenShares share_sequences(double sequences, double length, int micro_batches, int ranks) {
+  TokenShares shares;
+  shares.update = sequences * length;
+  shares.micro_batch = std::ceil(std::ceil(sequences / micro_batches) / ranks) * length;
+  // More micro-batches than sequences would leave some empty, which decks refuse.
+  shares.rank = std::min(shares.micro_batch * micro_batches, shares.update);
+  return shares;
 }
 
-StepPlan plan_step(const LanguageModelConfig& config, int ranks) {
-  return config.double_precision ? plan_with<double>(config, ranks)
-                                 : plan_with<float>(config, ranks);
+TokenShares share_windows(const TrainConfig& config, int sequence_length, int ranks) {
+  TokenShares shares = share_sequences(static_cast<double>(config.batch_tokens / sequence_length),
+                                       sequence_length, config.accumulate, ranks);
+  shares.update = static_cast<double>(config.batch_tokens);
+  return shares;
+}
+
+double lookup_scratch(double tokens, double table_rows) {
+  constexpr double block = 256;
+  return sizeof(int) * (table_rows * (std::ceil(tokens / block) + 1) + tokens);
+}
+
+int planned_vocabulary(const TokenizerOptions& tokenizer, const Communicator& communicator,
+                       std::vector<std::string>& notes) {
+  if (tokenizer.kind != "bytes" && tokenizer.model.empty())
+    notes.push_back("a SentencePiece model with data/vocabulary = " +
+                    std::to_string(tokenizer.vocabulary) + " is assumed");
+  else if (tokenizer.kind != "bytes")
+    return make_tokenizer(tokenizer, communicator)->vocabulary();
+  return stand_in_vocabulary(tokenizer);
+}
+
+std::string shape_text(const MoeConfig& moe, int vocabulary) {
+  return "d_model " + std::to_string(moe.d_model) + ", d_hidden " + std::to_string(moe.d_hidden) +
+         ", vocabulary " + std::to_string(vocabulary);
+}
+
+ModelCount with_stacks(ModelCount all, const std::vector<ModelCount>& stacks) {
+  for (PartCount& part : all.parts) part.forward_flops = 0;
+  all.stack_flops.clear();
+  for (const ModelCount& stack : stacks) {
+    for (std::size_t i = 0; i < model_parts; ++i)
+      all.parts[i].forward_flops += stack.parts[i].forward_flops;
+    all.stack_flops.push_back(stack.flops());
+  }
+  return all;
+}
+
+template <class T>
+StepPlanner<T>::StepPlanner(const TrainConfig& config, int ranks, const TokenShares& shares)
+    : config_(config),
+      shares_(shares),
+      // The last rank owns as many experts as any.
+      store_(expert_ranks_of(config, ranks) - 1, expert_ranks_of(config, ranks)) {
+  plan_.ranks = ranks;
+  plan_.expert_ranks = expert_ranks_of(config, ranks);
+  plan_.double_precision = config.double_precision;
+  const auto whole = [](double tokens) { return static_cast<std::int64_t>(std::llround(tokens)); };
+  plan_.update_tokens = whole(shares.update);
+  plan_.rank_tokens = whole(shares.rank);
+  plan_.micro_batch_tokens = whole(shares.micro_batch);
+}
+
+template <class T>
+void StepPlanner<T>::declared() {
+  using Group = typename ParameterStore<T>::Group;
+  for (const std::string& pattern : config_.freeze)
+    if (store_.freeze(pattern) == 0)
+      throw InputError("train/freeze: no tensor matches \"" + pattern + "\"");
+  if (config_.layout_free) store_.sum_exactly();
+  add_tensors();
+  if (plan_.ranks > 1) plan_.traffic.replicated_gradients = gradient_bytes(Group::replicated);
+  if (plan_.ranks > plan_.expert_ranks)
+    plan_.traffic.expert_gradients = gradient_bytes(Group::expert);
+}
+
+/// What ParameterStore::allocate would take.
+template <class T>
+void StepPlanner<T>::add_tensors() {
+  using Group = typename ParameterStore<T>::Group;
+  MemoryPlan& memory = plan_.memory;
+  for (const auto& entry : store_.entries()) {
+    const double bytes = static_cast<double>(entry.size * sizeof(T));
+    TensorBytes& group = entry.group == Group::expert ? memory.experts : memory.replicated;
+    group.values += bytes;
+    if (entry.spec.rounded) group.values += static_cast<double>(entry.size * sizeof(Bfloat16));
+    if (entry.group == Group::state) continue;
+    group.gradients += bytes;
+    if (!entry.frozen) group.moments += 2 * bytes;
+    if (store_.sums_exactly())
+      group.exact_sums += 2.0 * static_cast<double>(entry.size * sizeof(std::int64_t));
+  }
+  if (store_.sums_exactly())
+    memory.replicated.exact_sums +=
+        static_cast<double>(store_.entries().size() * sizeof(std::int64_t));
+}
+
+template <class T>
+double StepPlanner<T>::gradient_bytes(typename ParameterStore<T>::Group group) const {
+  double elements = 0;
+  for (const auto& entry : store_.entries())
+    if (entry.group == group && !entry.frozen) elements += static_cast<double>(entry.size);
+  return elements * (store_.sums_exactly() ? 2 * sizeof(std::int64_t) : sizeof(T));
+}
+
+/// Rows go to other ranks and back, with balanced experts.
+template <class T>
+StackMemory<T> StepPlanner<T>::stack(const BlockStack<T>& stack, int sequence_length) {
+  StackMemory<T> memory(stack, config_, sequence_length, plan_.expert_ranks, shares_.micro_batch);
+  if (plan_.expert_ranks == 1) return memory;
+  TrafficPlan& traffic = plan_.traffic;
+  const double others = static_cast<double>(plan_.expert_ranks - 1) / plan_.expert_ranks;
+  const double rows = others * memory.rows_of_token() * shares_.rank * memory.moe_layers();
+  const double row = static_cast<double>(memory.d_model()) * sizeof(T);
+  traffic.dispatch += rows * (row + (config_.layout_free ? sizeof(std::uint32_t) : 0));
+  traffic.combine += rows * row;
+  // Weights go with the gradients, and theirs come back.
+  traffic.dispatch_backward += rows * (row + sizeof(T));
+  traffic.combine_backward += rows * (row + sizeof(T));
+  const double kinds = 6 + (config_.layout_free ? 1 : 0);
+  traffic.messages += kinds * memory.moe_layers() * config_.accumulate * memory.chunks() *
+                      static_cast<double>(plan_.expert_ranks - 1);
+  return memory;
+}
+
+template <class T>
+StepPlan StepPlanner<T>::finish(ModelCount model, const ActivationBytes& activations, double tables,
+                                double length, std::string shape) {
+  plan_.model = std::move(model);
+  plan_.memory.saved = activations.saved;
+  plan_.memory.scratch = activations.scratch;
+  plan_.memory.tables = tables;
+  plan_.length = length;
+  plan_.shape = std::move(shape);
+  return std::move(plan_);
+}
+
+template class StepPlanner<float>;
+template class StepPlanner<double>;
+
+}  // namespace detail
+
+double MemoryPlan::total() const {
+  return replicated.total() + experts.total() + saved + scratch + tables;
 }
 
 StepSeconds predict_step(const StepPlan& plan, const MachineRates& rates) {

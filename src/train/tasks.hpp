@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/core/error.hpp"
 #include "kokomoe/train/task.hpp"
 
 namespace kokomoe::detail {
@@ -20,8 +21,15 @@ inline bool asked(const Deck& deck, const Deck& defaults, const std::string& key
 }
 
 /// Of the tokenizer that is to be made, for models that are declared before it.
-inline int stand_in_vocabulary(const TrainConfig& config) {
-  return config.tokenizer.kind == "bytes" ? 257 : config.tokenizer.vocabulary;
+inline int stand_in_vocabulary(const TokenizerOptions& tokenizer) {
+  return tokenizer.kind == "bytes" ? 257 : tokenizer.vocabulary;
+}
+
+/// Plans of what the deck itself says the lengths of.
+inline void refuse_length(double length, int sequence_length) {
+  if (length > 0)
+    throw InputError("a length of sequences cannot be assumed: data/sequence_length = " +
+                     std::to_string(sequence_length) + " says it");
 }
 
 /// Declares a model without memory for it, and refuses what cannot be.

@@ -45,9 +45,9 @@ Trainer<T>::Trainer(const TrainConfig& config, const Communicator& communicator)
       scratch_("kokomoe::train::scratch") {}
 
 template <class T>
-void Trainer<T>::set_count(const ModelCount& count, const std::vector<double>& token_flops) {
+void Trainer<T>::set_count(const ModelCount& count) {
   count_ = count;
-  for (std::size_t p = 0; p < parts_.size(); ++p) parts_[p].token_flops = token_flops[p];
+  for (std::size_t p = 0; p < parts_.size(); ++p) parts_[p].token_flops = count.stack_flops[p];
 }
 
 template <class T>

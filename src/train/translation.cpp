@@ -7,6 +7,7 @@
 #include "kokomoe/data/text_scores.hpp"
 #include "kokomoe/nn/cross_entropy.hpp"
 #include "kokomoe/train/progress.hpp"
+#include "train/step_planner.hpp"
 #include "train/tasks.hpp"
 #include "train/token_counts.hpp"
 
@@ -43,7 +44,7 @@ Translation<T>::Translation(const TranslationConfig& config, const Communicator&
   if (corpus_)
     batches_.emplace(*corpus_, config_.seed, config_.batch_tokens, length, config_.accumulate);
   if (heldout_corpus_)
-    heldout_.emplace(*heldout_corpus_, length, config_.batch_tokens / communicator.size(),
+    heldout_.emplace(*heldout_corpus_, length, this->evaluation_tokens(config_.batch_tokens),
                      communicator.size());
   this->allocate(
       {{&model_.encoder(), &host_batch_.source}, {&model_.decoder(), &host_batch_.target}},
@@ -65,16 +66,7 @@ void Translation<T>::count_work() {
   const double rows = assignments_of_token(
       model.moe, model.moe_every, model.vocabulary,
       static_cast<int>(std::min<double>(model.max_length, source + 1)), config_.double_precision);
-  const ParameterStore<T>& store = this->store();
-  const double d = model.moe.d_model;
-  ModelCount encoder = count_tensors<T>(store, rows, {"encoder"});
-  ModelCount decoder = count_tensors<T>(store, rows, {"decoder"});
-  // Queries by keys and probabilities by values; the decoder's own for the tokens up to one's own.
-  encoder.part(ModelPart::attention).forward_flops += model.encoder_layers * 4 * d * source;
-  decoder.part(ModelPart::attention).forward_flops +=
-      model.decoder_layers * 4 * d * (source + (target + 1) / 2);
-  decoder.part(ModelPart::head).forward_flops += 2 * d * model.vocabulary;
-  this->set_count(count_tensors<T>(store, rows), {encoder.flops(), decoder.flops()});
+  this->set_count(count_model<T>(config_, this->store(), rows, source, target));
 }
 
 template <class T>
@@ -250,13 +242,17 @@ class TranslationTask : public TaskWith<TranslationTask, TranslationConfig> {
   }
 
   void rehearse(const Deck& deck, DataUse) const override {
-    TranslationConfig config = config_;
-    config.model.vocabulary = stand_in_vocabulary(config);
-    count_tokens_for_hash(config.model.moe, config.model.moe_every, config.model.vocabulary, {});
+    const TranslationConfig config = sized(stand_in_vocabulary(config_.tokenizer));
     if (config.double_precision)
       require_model<double, EncoderDecoder>(deck, config, config.model);
     else
       require_model<float, EncoderDecoder>(deck, config, config.model);
+  }
+
+  StepPlan plan(int ranks, double length, const Communicator& communicator,
+                std::vector<std::string>& notes) const override {
+    return plan_step(sized(planned_vocabulary(config_.tokenizer, communicator, notes)), ranks,
+                     length);
   }
 
   template <class T>
@@ -274,6 +270,14 @@ class TranslationTask : public TaskWith<TranslationTask, TranslationConfig> {
       heldout = open(config.heldout_source, config.heldout_target);
     return std::make_unique<Translation<T>>(config, communicator, std::move(train),
                                             std::move(heldout), std::move(tokenizer));
+  }
+
+ private:
+  TranslationConfig sized(int vocabulary) const {
+    TranslationConfig config = config_;
+    config.model.vocabulary = vocabulary;
+    count_tokens_for_hash(config.model.moe, config.model.moe_every, vocabulary, {});
+    return config;
   }
 };
 

@@ -44,8 +44,14 @@ void check_ranks(const Make& make) {
     CHECK(report.scored == expected.scored);
     CHECK(std::abs(report.loss - expected.loss) < 1e-10 * expected.loss);
     REQUIRE(report.figures.size() == expected.figures.size());
-    for (std::size_t i = 0; i < report.figures.size(); ++i)
-      CHECK(std::abs(report.figures[i].second - expected.figures[i].second) < 1e-9);
+    for (std::size_t i = 0; i < report.figures.size(); ++i) {
+      const auto& [name, value] = report.figures[i];
+      // Equal sentences are ranked by the last bits of what is predicted of them, in which batches
+      // differ. Two neighbours of 100 that change places make 1.2e-5.
+      const double tolerance = name == "spearman" ? 1e-4 : 1e-9;
+      INFO(name);
+      CHECK(std::abs(value - expected.figures[i].second) < tolerance);
+    }
   }
 }
 

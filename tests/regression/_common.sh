@@ -104,3 +104,30 @@ fill_disk() {
     ((++tries < 20)) || fail "cannot fill the disk up to $1"
   done
 }
+
+# compare_plan NAME RANKS DECK SETTING...: trains three steps, and holds parameters and memory against
+# what kokomoe plan says. PLAN_OPTIONS: further words for it.
+compare_plan() {
+  local name="$1" ranks="$2" deck="$3"
+  shift 3
+  local start=()
+  ((ranks > 1)) && read -r -a start <<<"$KOKOMOE_MPIEXEC -n $ranks env OMP_NUM_THREADS=1 OMP_PROC_BIND=false"
+  # shellcheck disable=SC2086
+  kokomoe plan -i "$deck" --ranks "$ranks" --gemm-gflops 100 --json "$name.json" \
+    ${PLAN_OPTIONS:-} "$@" >"$name-plan.txt"
+  "${start[@]}" "$KOKOMOE_PROGRAM" train -i "$deck" -d "$name" train/steps=3 "$@" >"$name.txt"
+  kokomoe inspect "$name" --json "$name-tensors.json" >/dev/null
+  "$KOKOMOE_PYTHON" - "$name" <<'PY'
+import json, math, re, sys
+name = sys.argv[1]
+plan = json.load(open(f"{name}.json"))
+tensors = json.load(open(f"{name}-tensors.json"))["tensors"]
+trained = sum(math.prod(t["shape"]) for t in tensors if t["name"].startswith("parameters/"))
+assert trained > 0 and plan["model"]["parameters"] == trained, (plan["model"]["parameters"], trained)
+assert sum(part["parameters"] for part in plan["model"]["parts"]) == trained
+number, unit = re.search(r"at its peak ([0-9.]+) (\w+)", open(f"{name}.txt").read()).groups()
+peak = float(number) * 1024 ** ("B", "KiB", "MiB", "GiB").index(unit)
+assert abs(plan["memory"]["total"] / peak - 1) < 0.1, (plan["memory"]["total"], peak)
+PY
+  echo "$name: parameters exactly, memory within a tenth"
+}

@@ -81,6 +81,16 @@ expect 0 'all equal' kokomoe inspect whole part
 diff <(rows whole) <(rows part) || fail "metric rows differ"
 expect 0 'generator loss' kokomoe eval -r whole --json eval.json
 
+# What a plan says is what training finds, the vocabulary of a tokenizer that is made by then too.
+compare_plan planned 1 electra.toml model/d_model=64 train/batch_tokens=2048 train/accumulate=1
+for deck in electra.toml rte.toml; do
+  expect 0 'the deck.s own; medians of 2' kokomoe bench step -i $deck --repeats 2 --warm-up 1 \
+    --json bench.json data/vocabulary=280
+done
+length="$("$KOKOMOE_PYTHON" -c 'import json; print(json.load(open("bench.json"))["results"][0]["tokens"] / 20)')"
+PLAN_OPTIONS="--length $length" compare_plan planned_pairs 1 rte.toml model/d_model=64 \
+  train/batch_sentences=80 train/accumulate=2 data/vocabulary=280
+
 # Fine-tuning takes the encoder and the tokenizer over, and needs neither again when it resumes.
 expect 0 '' kokomoe validate -i rte.toml model/from=whole
 expect 0 'done: 12 steps' kokomoe train -i rte.toml -d tuned model/from=whole

@@ -56,6 +56,20 @@ expect 0 'resumed from' kokomoe train -d part -r last
 expect 0 'all equal' kokomoe inspect whole part
 diff <(rows whole) <(rows part) || fail "metric rows differ"
 
+# What a plan says is what training finds; sides are of 22 tokens on the average, of 256 at once.
+PLAN_OPTIONS="--length 22" compare_plan planned 1 pairs.toml train/accumulate=1 model/d_model=64
+PLAN_OPTIONS="--length 22" compare_plan planned_norm 1 pairs.toml train/accumulate=1 \
+  model/d_model=64 model/post_norm=false
+expect 0 'the deck.s own; medians of 2' kokomoe bench step -i pairs.toml --repeats 2 --warm-up 1 \
+  --json bench.json
+"$KOKOMOE_PYTHON" - <<'PY'
+import json
+row, = json.load(open("bench.json"))["results"]
+assert row["task"] == "translation" and "vocabulary" not in row, row
+assert 0 < row["tokens"] <= 256 and row["tokens_per_second"] > 0 and row["gflops"] > 0, row
+assert row["shares"]["attention"] > 0 and row["shares"]["head"] > 0, row
+PY
+
 # Activations in bfloat16: nearly the same losses, and translations.
 expect 0 'done: 12 steps' kokomoe train -i pairs.toml -d rounded run/activations=bfloat16
 expect 0 '' kokomoe translate -r rounded --input held.a
@@ -187,5 +201,4 @@ expect 2 'data/train_source.*nothere' kokomoe validate --data -i pairs.toml data
 expect 0 'note: .*nothere' kokomoe validate -i pairs.toml data/train_source=nothere
 expect 2 'data/heldout_target' kokomoe validate -i pairs.toml 'data/heldout_target=[]'
 expect 2 'wants a language model' kokomoe generate -r whole --prompt ka
-expect 2 'run/task' kokomoe plan -i pairs.toml
 expect 2 'run/task' kokomoe train -i deck.toml -d whole -r last

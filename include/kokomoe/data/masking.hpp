@@ -11,13 +11,16 @@
 
 namespace kokomoe {
 
-/// Ids that encoders know beside a tokenizer's own.
+/// How many ids encoders know beside a tokenizer's own.
+constexpr int special_tokens = 2;
+
+/// These ids.
 struct SpecialTokens {
   explicit SpecialTokens(const Tokenizer& tokenizer)
       : first(tokenizer.beginning_of_text()),
         separator(tokenizer.vocabulary()),
         mask(tokenizer.vocabulary() + 1),
-        vocabulary(tokenizer.vocabulary() + 2) {}
+        vocabulary(tokenizer.vocabulary() + special_tokens) {}
 
   int first;       ///< begins a sequence: the tokenizer's beginning of text
   int separator;   ///< ends a sentence

@@ -57,9 +57,10 @@ class BlockStack {
   int moe_layers() const;
   std::vector<Block<T>>& blocks() { return blocks_; }
   const std::vector<Block<T>>& blocks() const { return blocks_; }
+  const BlockStackConfig& config() const { return config_; }
 
  private:
-  int d_model_;
+  BlockStackConfig config_;
   std::vector<Block<T>> blocks_;
 };
 

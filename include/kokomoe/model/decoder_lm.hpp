@@ -59,6 +59,7 @@ class DecoderLm {
 
   int moe_layers() const { return stack_->moe_layers(); }
   BlockStack<T>& stack() { return *stack_; }
+  const BlockStack<T>& stack() const { return *stack_; }
   std::vector<Block<T>>& blocks() { return stack_->blocks(); }
   const std::vector<Block<T>>& blocks() const { return stack_->blocks(); }
   const DecoderConfig& config() const { return config_; }

@@ -17,7 +17,7 @@ struct EncoderConfig {
   int max_length = 0;  ///< longest sequence
   int segments = 0;    ///< kinds of segment a token may belong to; 0 = none is told
   Positions positions = Positions::learned;
-  int embedding = 0;   ///< width of the embedding; 0 = moe.d_model. Others are projected to d_model
+  int embedding = 0;  ///< width of the embedding; 0 = moe.d_model. Others are projected to d_model
   int layers = 1;
   int heads = 1;
   NormKind norm = NormKind::layer;
@@ -98,6 +98,7 @@ class Encoder {
   int moe_layers() const { return stack_.moe_layers(); }
   std::vector<Block<T>>& blocks() { return stack_.blocks(); }
   BlockStack<T>& stack() { return stack_; }
+  const BlockStack<T>& stack() const { return stack_; }
   const std::vector<Block<T>>& blocks() const { return stack_.blocks(); }
   const std::shared_ptr<const TextEmbedding<T>>& embedding() const { return embedding_; }
   const EncoderConfig& config() const { return config_; }

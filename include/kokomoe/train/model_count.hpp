@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/moe/moe_config.hpp"
 #include "kokomoe/parameters/parameter_store.hpp"
-#include "kokomoe/train/language_model_deck.hpp"
 
 #include <array>
 #include <cstddef>
@@ -11,6 +11,11 @@
 #include <vector>
 
 namespace kokomoe {
+
+struct LanguageModelConfig;
+struct TranslationConfig;
+struct ElectraTaskConfig;
+struct SentenceTaskConfig;
 
 enum class ModelPart {
   embedding,  ///< of tokens, and of positions and segments where they are learned
@@ -35,11 +40,14 @@ struct PartCount {
 
 /// What a model is, over all ranks. Floating-point operations are those of matrix products, two for
 /// each multiply-add, attention's by the mean number of keys that a token sees; backward has twice
-/// as many as forward, and nothing that is computed again counts.
+/// as many as forward, and nothing that is computed again counts. Where a model has several stacks
+/// of blocks, "a token" is one of each.
 struct ModelCount {
   std::array<PartCount, model_parts> parts{};
   double frozen = 0;  ///< parameters
   double rows = 0;    ///< assignments of a token that run in an MoE layer, unless dropped
+  /// Operations of a token of each stack, forward and backward: together flops().
+  std::vector<double> stack_flops;
 
   const PartCount& part(ModelPart which) const { return parts[static_cast<std::size_t>(which)]; }
   PartCount& part(ModelPart which) { return parts[static_cast<std::size_t>(which)]; }
@@ -54,15 +62,23 @@ template <class T>
 ModelCount count_tensors(const ParameterStore<T>& store, double rows,
                          const std::vector<std::string>& prefixes = {});
 
-/// A whole language model. `config` with its vocabulary.
+/// Whole models. `config` with its vocabulary; lengths: mean tokens of a sequence.
 template <class T>
 ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
                        double rows);
+template <class T>
+ModelCount count_model(const TranslationConfig& config, const ParameterStore<T>& store, double rows,
+                       double source_length, double target_length);
+template <class T>
+ModelCount count_model(const ElectraTaskConfig& config, const ParameterStore<T>& store,
+                       double rows);
+template <class T>
+ModelCount count_model(const SentenceTaskConfig& config, const ParameterStore<T>& store,
+                       double rows, double length);
 
 /// RoutingMemory::rows of MoE layers with this vocabulary in sequences of this length; 0 when
 /// moe_every is.
 double assignments_of_token(MoeConfig moe, int moe_every, int vocabulary, int sequence_length,
                             bool double_precision);
-double assignments_of_token(const LanguageModelConfig& config);
 
 }  // namespace kokomoe

@@ -5,6 +5,7 @@
 #include "kokomoe/train/model_count.hpp"
 
 #include <cstdint>
+#include <string>
 
 namespace kokomoe {
 
@@ -19,10 +20,9 @@ struct TensorBytes {
 struct MemoryPlan {
   TensorBytes replicated;  ///< and what is kept without being trained
   TensorBytes experts;     ///< of this rank
-  double saved = 0;        ///< by a micro-batch's forward for its backward
-  double evaluation = 0;   ///< by an evaluation's forward; in the same arena
-  double scratch = 0;      ///< most of it at once
-  double tables = 0;       ///< of rotary positions
+  double saved = 0;    ///< by a micro-batch's forward for its backward; an evaluation takes no more
+  double scratch = 0;  ///< most of it at once
+  double tables = 0;   ///< of rotary positions
   double total() const;
 };
 
@@ -41,18 +41,26 @@ struct TrafficPlan {
 struct StepPlan {
   int ranks = 1;         ///< R
   int expert_ranks = 1;  ///< P
+  std::string shape;     ///< the model in words: "4 layers, d_model 128, ..."
+  bool double_precision = false;
   ModelCount model;
-  std::int64_t update_tokens = 0;       ///< over all ranks
+  double length = 0;                    ///< tokens of a sequence, as the deck says or as assumed
+  std::int64_t update_tokens = 0;       ///< over all ranks; of either side, where there are two
   std::int64_t rank_tokens = 0;         ///< of an update, on the rank that has the most
   std::int64_t micro_batch_tokens = 0;  ///< the same of one micro-batch
-  std::int64_t evaluation_tokens = 0;   ///< of one evaluation batch at most
   MemoryPlan memory;
   TrafficPlan traffic;
 };
 
-/// `config`: see with_stand_ins. Allocates neither parameters nor activations. Throws InputError
-/// when parallel/expert_ranks does not divide the ranks or train/freeze matches nothing.
+/// `config` with a vocabulary, and token counts where the router hashes. Allocates neither
+/// parameters nor activations. `length`: mean tokens of a sequence; 0, or more than there may be:
+/// the most that the deck allows. Translations are planned with as many tokens of either side as an
+/// update may have. Throws InputError when parallel/expert_ranks does not divide the ranks or
+/// train/freeze matches nothing.
 StepPlan plan_step(const LanguageModelConfig& config, int ranks);
+StepPlan plan_step(const TranslationConfig& config, int ranks, double length = 0);
+StepPlan plan_step(const ElectraTaskConfig& config, int ranks);
+StepPlan plan_step(const SentenceTaskConfig& config, int ranks, double length = 0);
 
 /// What a machine's rank can do.
 struct MachineRates {

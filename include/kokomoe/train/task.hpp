@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kokomoe/io/deck.hpp"
+#include "kokomoe/train/step_plan.hpp"
 #include "kokomoe/train/trainer.hpp"
 
 #include <memory>
@@ -32,6 +33,11 @@ class Task {
   /// and runs that are not there are passed over: require_data_files refuses those. InputError that
   /// points at the key. On the root alone.
   virtual void rehearse(const Deck& deck, DataUse use) const = 0;
+  /// What the deck asks of each of `ranks` ranks. Reads no data, but for a tokenizer's model; what
+  /// it takes for granted instead goes to `notes`. `length`: see plan_step; InputError where the
+  /// deck says it. Collective.
+  virtual StepPlan plan(int ranks, double length, const Communicator& communicator,
+                        std::vector<std::string>& notes) const = 0;
   /// Model and data, by `use`. Collective; `communicator` must outlive the trainer.
   virtual std::unique_ptr<Trainer<float>> make_float(std::shared_ptr<const Tokenizer> tokenizer,
                                                      const Communicator& communicator,

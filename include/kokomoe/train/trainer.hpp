@@ -9,6 +9,7 @@
 #include "kokomoe/train/model_count.hpp"
 #include "kokomoe/train/train_config.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -103,8 +104,8 @@ class Trainer {
   /// Once the model has declared its tensors: lays out the store. `loss_width`: doubles that a
   /// micro-batch's losses take. The last part's tokens are those that the update is said to have.
   void allocate(std::vector<Part> parts, const MoeConfig& moe, int loss_width);
-  /// What updates report about work: `token_flops` of each part's tokens.
-  void set_count(const ModelCount& count, const std::vector<double>& token_flops);
+  /// What updates report about work; its stacks are the parts.
+  void set_count(const ModelCount& count);
 
   /// Micro-batch a of update `step` into the parts' batches.
   virtual void fill(std::int64_t step, int micro_batch) = 0;
@@ -120,6 +121,11 @@ class Trainer {
   /// The same without tokens.
   StepContext bare_context(bool training, std::int64_t step);
   void reset_arenas();
+  /// Tokens that an evaluation takes at once on this rank: no more than a micro-batch of an update
+  /// of so many, whose memory it then has. At least 1.
+  std::int64_t evaluation_tokens(std::int64_t update_tokens) const {
+    return std::max<std::int64_t>(1, update_tokens / train_.accumulate / communicator_->size());
+  }
   /// `width` sums on the device for an evaluation; and their values on the host once it has run.
   Vector<double> evaluation_sums(int width) const;
   const double* fetch_sums();

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/train/data_files.hpp"
+#include "kokomoe/train/language_model_deck.hpp"
 #include "support/catch.hpp"
 #include "support/temporary_folder.hpp"
 

@@ -4,6 +4,8 @@
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/step_plan.hpp"
 #include "support/catch.hpp"
+#include "support/tiny_pairs.hpp"
+#include "support/tiny_sentences.hpp"
 #include "support/tiny_training.hpp"
 
 #include <string>
@@ -30,18 +32,22 @@ LanguageModelConfig config_of(const TinyTraining& tiny, const Settings& settings
   return with_stand_ins(config);
 }
 
-/// Plans, makes one update, and compares.
+/// Makes one update and an evaluation, and compares.
+template <class T>
+void check_against_update(const StepPlan& plan, Trainer<T>& model) {
+  model.update(0);
+  CHECK(plan.model.total().parameters == static_cast<double>(model.store().parameters()));
+  CHECK(plan.memory.replicated.total() + plan.memory.experts.total() ==
+        static_cast<double>(model.store().bytes()));
+  if (model.heldout_tokens() > 0) model.evaluate_heldout();
+  CHECK(plan.memory.saved == Approx(static_cast<double>(model.saved_bytes())).epsilon(0.1));
+  CHECK(plan.memory.scratch == Approx(static_cast<double>(model.scratch_bytes())).epsilon(0.1));
+}
+
 template <class T>
 void check_against_update(const Settings& settings) {
   const TinyTraining tiny;
-  const StepPlan plan = plan_step(config_of(tiny, settings), 1);
-  const auto model = tiny.make<T>(settings);
-  model->update(0);
-  CHECK(plan.model.total().parameters == static_cast<double>(model->store().parameters()));
-  CHECK(plan.memory.replicated.total() + plan.memory.experts.total() ==
-        static_cast<double>(model->store().bytes()));
-  CHECK(plan.memory.saved == Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
-  CHECK(plan.memory.scratch == Approx(static_cast<double>(model->scratch_bytes())).epsilon(0.1));
+  check_against_update<T>(plan_step(config_of(tiny, settings), 1), *tiny.make<T>(settings));
 }
 
 }  // namespace
@@ -111,6 +117,64 @@ TEST_CASE("a plan knows what each router keeps", "[train]") {
   CHECK(plan.memory.saved == Approx(static_cast<double>(model->saved_bytes())).epsilon(0.1));
 }
 
+TEST_CASE("plans of translations have the parameters and the memory of training", "[train]") {
+  const TinyPairs pairs;
+  const Settings more = GENERATE(
+      Settings{}, Settings{"moe/every=0"}, Settings{"moe/every=1", "moe/recompute=true"},
+      Settings{"model/post_norm=false"}, Settings{"model/post_norm=false", "model/dropout=0"},
+      Settings{"moe/router=switch"}, Settings{"run/activations=bfloat16"},
+      Settings{"run/activations=bfloat16", "model/post_norm=false"});
+  INFO((more.empty() ? "as it is" : more.front()) << ", " << more.size());
+  Settings settings{"model/d_model=64", "model/d_hidden=96", "model/heads=4",
+                    "train/batch_tokens=1024"};
+  settings.insert(settings.end(), more.begin(), more.end());
+  const auto model = pairs.make<float>(settings);
+  // Sides are equally long here, and an update has as many tokens as pairs come to.
+  TranslationConfig config = pairs.config(settings);
+  config.batch_tokens = model->update(0).tokens;
+  check_against_update<float>(plan_step(config, 1), *model);
+}
+
+TEST_CASE("plans of ELECTRA have the parameters and the memory of training", "[train]") {
+  const TinySentences data;
+  const Settings more = GENERATE(
+      Settings{}, Settings{"moe/every=0"}, Settings{"moe/recompute=true", "model/dropout=0.1"},
+      Settings{"model/post_norm=false"}, Settings{"model/positions=rotary", "moe/router=switch"},
+      Settings{"run/activations=bfloat16", "model/post_norm=false", "train/accumulate=2"});
+  INFO((more.empty() ? "as it is" : more.front()) << ", " << more.size());
+  Settings settings{"model/d_model=64", "model/d_hidden=96", "model/heads=4",
+                    "train/batch_tokens=2048"};
+  settings.insert(settings.end(), more.begin(), more.end());
+  ElectraTaskConfig config = data.electra_config(settings);
+  config.model.discriminator.vocabulary = data.special().vocabulary;
+  check_against_update<float>(plan_step(config, 1), *data.electra<float>(settings));
+}
+
+TEST_CASE("plans of sentences have the parameters and the memory of training", "[train]") {
+  const TinySentences data;
+  const char* table = GENERATE("classes", "numbers");
+  const Settings more =
+      GENERATE(Settings{}, Settings{"moe/every=1", "train/accumulate=2"},
+               Settings{"model/post_norm=false", "model/positions=rotary", "model/dropout=0.1"});
+  INFO(table << ", " << (more.empty() ? "as it is" : more.front()));
+  Settings settings{"model/d_model=64", "model/d_hidden=96", "model/heads=4",
+                    "train/batch_sentences=128"};
+  settings.insert(settings.end(), more.begin(), more.end());
+  const auto model = data.sentences<float>(table, settings);
+  const std::int64_t tokens = model->update(0).tokens;
+  const double length = static_cast<double>(tokens) / 128;
+  SentenceTaskConfig config = data.sentence_config(table, settings);
+  config.model.encoder.vocabulary = data.special().vocabulary;
+  const StepPlan plan = plan_step(config, 1, length);
+  CHECK(static_cast<double>(plan.update_tokens) == static_cast<double>(tokens));
+  check_against_update<float>(plan, *model);
+  // Without a length, sequences are as long as they may be.
+  const StepPlan longest = plan_step(config, 1);
+  CHECK(longest.length == 40);
+  CHECK(longest.update_tokens == 128 * 40);
+  CHECK(longest.memory.saved == Approx(plan.memory.saved * 40 / length).epsilon(0.02));
+}
+
 TEST_CASE("operations of a token are those that the layers' products do", "[train]") {
   const TinyTraining tiny;
   constexpr double d = 64, h = 96, experts = 8, layers = 2, vocabulary = 257, keys = 8.5;
@@ -169,13 +233,21 @@ TEST_CASE("ranks share tokens and experts, and hand over rows and gradients", "[
   CHECK(predict_step(plan, {1e9, 1e9, 1e-6}).exchange > seconds.exchange);
 }
 
-TEST_CASE("evaluation takes its own number of tokens at once", "[train]") {
+TEST_CASE("an evaluation takes no more memory than a micro-batch", "[train]") {
   const TinyTraining tiny;
-  const StepPlan plan = plan_step(config_of(tiny, with_size({"train/accumulate=4"})), 2);
+  const Settings settings = with_size({"train/accumulate=4"});
+  const StepPlan plan = plan_step(config_of(tiny, settings), 2);
   CHECK(plan.micro_batch_tokens == 1024 / 8);
   CHECK(plan.rank_tokens == 1024 / 2);
-  CHECK(plan.evaluation_tokens == 1024 / 2);
-  CHECK(plan.memory.evaluation > 3.9 * plan.memory.saved);
+  const LanguageModelConfig config = tiny.config(settings);
+  LanguageModel<float> model(config, tiny.alone(), tiny.corpus("train.txt"),
+                             tiny.corpus("heldout.txt"));
+  model.update(0);
+  const std::size_t saved = model.saved_bytes(), scratch = model.scratch_bytes();
+  model.evaluate_heldout();
+  CHECK(model.heldout_tokens() > 256);
+  CHECK(model.saved_bytes() < saved + 4096);  // its sums
+  CHECK(model.scratch_bytes() == scratch);
 }
 
 TEST_CASE("a plan of a model that no machine holds", "[train]") {
