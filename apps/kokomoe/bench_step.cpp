@@ -195,7 +195,11 @@ int bench_step(const StepOptions& options, const Deck& deck, const Task& task,
 int bench_step(const StepOptions& options, const Communicator& ranks) {
   if (ranks.is_root()) require_json(options.json);
   std::vector<std::string> notes;
-  const Deck deck = load_deck(options.deck, options.overrides);
+  // What is held out is not read.
+  std::vector<std::string> overrides = options.overrides;
+  for (const std::string& key : task_of(load_deck(options.deck, overrides)).heldout_keys)
+    overrides.push_back(key + "=[]");
+  const Deck deck = load_deck(options.deck, overrides);
   const std::unique_ptr<Task> task = task_of(deck).read(deck, notes);
   note_idle_settings(deck, notes);
   return task->config().double_precision ? bench_step<double>(options, deck, *task, ranks, notes)

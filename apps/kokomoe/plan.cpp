@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/core/gemm_rate.hpp"
+#include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/rehearsal.hpp"
 #include "kokomoe/train/task.hpp"
@@ -221,12 +222,16 @@ int plan(const PlanOptions& options, const Communicator& communicator) {
   const TaskInfo& info = task_of(deck);
   const std::unique_ptr<Task> task = info.read(deck, notes);
   note_idle_settings(deck, notes);
+  run_on_root(communicator, [&] { task->rehearse(deck, DataUse::training); });
   Planned planned;
   planned.options = options;
   planned.task = info.name;
   planned.moe = task->moe();
   planned.step = task->plan(options.ranks > 0 ? options.ranks : communicator.size(), options.length,
                             communicator, notes);
+  if (planned.step.length < options.length)
+    notes.push_back("--length is more than the deck allows: " +
+                    std::to_string(static_cast<int>(planned.step.length)) + " is taken");
   planned.measured = options.gemm_gflops == 0;
   planned.rates = {planned.measured ? gemm_rate_of_rank(planned.step.double_precision, communicator)
                                     : options.gemm_gflops * 1e9,
@@ -255,7 +260,7 @@ void add_plan(CLI::App& program, Action& action) {
       ->add_option("--length", options->length,
                    "mean tokens of a sequence of sentences and translation, which only their text "
                    "knows;\ndefault: the most that the deck allows")
-      ->check(positive_number());
+      ->check(CLI::Range(1.0, std::numeric_limits<double>::max()));
   command
       ->add_option("--gemm-gflops", options->gemm_gflops,
                    "GEMM rate of a rank; default: measured here, in a tenth of a second")

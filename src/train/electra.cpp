@@ -50,15 +50,7 @@ ElectraTrainer<T>::ElectraTrainer(const ElectraTaskConfig& config, const Special
   this->allocate({{&model_.generator().stack(), &host_batch_},
                   {&model_.discriminator().stack(), &host_batch_}},
                  config_.moe(), ElectraSums::width);
-  if (corpus_) count_work();
-}
-
-template <class T>
-void ElectraTrainer<T>::count_work() {
-  const EncoderConfig& model = config_.model.discriminator;
-  const double rows = assignments_of_token(model.moe, model.moe_every, model.vocabulary,
-                                           config_.sequence_length, config_.double_precision);
-  this->set_count(count_model<T>(config_, this->store(), rows));
+  if (corpus_) this->set_count(count_model<T>(config_, this->store()));
 }
 
 template <class T>

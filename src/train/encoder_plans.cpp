@@ -4,6 +4,10 @@
 #include "kokomoe/train/sentence_deck.hpp"
 #include "train/step_planner.hpp"
 
+#include <algorithm>
+#include <string>
+#include <utility>
+
 namespace kokomoe {
 
 namespace {
@@ -67,8 +71,7 @@ StepPlan plan_with(const ElectraTaskConfig& config, int ranks) {
   detail::StepPlanner<T> planner(config, ranks, detail::share_windows(config, length, ranks));
   const ElectraModel<T> model(config.model, planner.store());
   planner.declared();
-  const detail::StackMemory<T> blocks = planner.stack(model.discriminator().stack(), length);
-  const EncoderMemory<T> discriminator(large, blocks);
+  const EncoderMemory<T> discriminator(large, planner.stack(model.discriminator().stack(), length));
   const EncoderMemory<T> generator(small, planner.stack(model.generator().stack(), length));
   const double tokens = planner.tokens(), hidden = config.mask_rate * tokens;
   const double d = large.moe.d_model, narrow = small.moe.d_model, vocabulary = large.vocabulary;
@@ -86,8 +89,8 @@ StepPlan plan_with(const ElectraTaskConfig& config, int ranks) {
       std::max(matrix_bytes<T>(hidden, 3 * d + narrow), generator.backward(tokens));
   activations.scratch = std::max(
       {generator.forward(tokens), discriminator.forward(tokens), discriminating, generating});
-  return planner.finish(count_model<T>(config, planner.store(), blocks.rows_of_token()),
-                        activations, discriminator.tables() + generator.tables(), length,
+  return planner.finish(count_model<T>(config, planner.store()), activations,
+                        discriminator.tables() + generator.tables(), length,
                         encoder_text(large) + "; generator of " + std::to_string(small.layers) +
                             " layers, d_model " + std::to_string(small.moe.d_model));
 }
@@ -95,13 +98,14 @@ StepPlan plan_with(const ElectraTaskConfig& config, int ranks) {
 template <class T>
 StepPlan plan_with(const SentenceTaskConfig& config, int ranks, double length) {
   const EncoderConfig& shape = config.model.encoder;
-  detail::StepPlanner<T> planner(
-      config, ranks, detail::share_sequences(config.sentences, length, config.accumulate, ranks));
+  detail::TokenShares shares =
+      detail::share_sequences(config.sentences, length, config.accumulate, ranks);
+  const double longest = config.max_length;
+  detail::make_room(longest - length, shares.micro_batch / length * longest, shares);
+  detail::StepPlanner<T> planner(config, ranks, shares);
   const SentenceClassifier<T> model(config.model, planner.store());
   planner.declared();
-  const detail::StackMemory<T> blocks =
-      planner.stack(model.encoder().stack(), static_cast<int>(std::lround(length)));
-  const EncoderMemory<T> encoder(shape, blocks);
+  const EncoderMemory<T> encoder(shape, planner.stack(model.encoder().stack(), length));
   const double tokens = planner.tokens(), sentences = tokens / length, d = shape.moe.d_model;
   detail::ActivationBytes activations;
   activations.saved =
@@ -109,8 +113,13 @@ StepPlan plan_with(const SentenceTaskConfig& config, int ranks, double length) {
   const double backward = matrix_bytes<T>(tokens, d) +
                           std::max(matrix_bytes<T>(sentences, 3 * d), encoder.backward(tokens));
   activations.scratch = std::max(encoder.forward(tokens), backward);
-  return planner.finish(count_model<T>(config, planner.store(), blocks.rows_of_token(), length),
-                        activations, encoder.tables(), length, encoder_text(shape));
+  return planner.finish(count_model<T>(config, planner.store(), length), activations,
+                        encoder.tables(), length, encoder_text(shape));
+}
+
+template <class T>
+double rows_of_token(const EncoderConfig& encoder, double length) {
+  return detail::rows_of_token<T>(encoder.moe, encoder.moe_every, encoder.vocabulary, length);
 }
 
 /// Queries by keys and probabilities by values, each token by its whole sequence.
@@ -122,9 +131,9 @@ void add_attention(const EncoderConfig& encoder, double length, ModelCount& coun
 }  // namespace
 
 template <class T>
-ModelCount count_model(const ElectraTaskConfig& config, const ParameterStore<T>& store,
-                       double rows) {
+ModelCount count_model(const ElectraTaskConfig& config, const ParameterStore<T>& store) {
   const EncoderConfig& large = config.model.discriminator;
+  const double rows = rows_of_token<T>(large, config.sequence_length);
   const EncoderConfig small = generator_config(config.model);
   ModelCount generator = count_tensors<T>(store, rows, {"generator.encoder"});
   ModelCount discriminator = count_tensors<T>(store, rows, {"discriminator"});
@@ -138,11 +147,14 @@ ModelCount count_model(const ElectraTaskConfig& config, const ParameterStore<T>&
 
 template <class T>
 ModelCount count_model(const SentenceTaskConfig& config, const ParameterStore<T>& store,
-                       double rows, double length) {
-  ModelCount count = count_tensors<T>(store, rows);
-  add_attention(config.model.encoder, length, count);
-  count.part(ModelPart::head).forward_flops /= length;  // of the first token alone
-  return detail::with_stacks(count, {count});
+                       double length) {
+  const double rows = rows_of_token<T>(config.model.encoder, length);
+  ModelCount encoder = count_tensors<T>(store, rows, {"embedding", "discriminator"});
+  const ModelCount head = count_tensors<T>(store, rows, {"sentence"});
+  add_attention(config.model.encoder, length, encoder);
+  // The head reads the first token alone.
+  encoder.part(ModelPart::head).forward_flops += head.total().forward_flops / length;
+  return detail::with_stacks(count_tensors<T>(store, rows), {encoder});
 }
 
 StepPlan plan_step(const ElectraTaskConfig& config, int ranks) {
@@ -157,10 +169,9 @@ StepPlan plan_step(const SentenceTaskConfig& config, int ranks, double length) {
                                  : plan_with<float>(config, ranks, taken);
 }
 
-#define KOKOMOE_INSTANTIATE(T)                                                                    \
-  template ModelCount count_model<T>(const ElectraTaskConfig&, const ParameterStore<T>&, double); \
-  template ModelCount count_model<T>(const SentenceTaskConfig&, const ParameterStore<T>&, double, \
-                                     double);
+#define KOKOMOE_INSTANTIATE(T)                                                            \
+  template ModelCount count_model<T>(const ElectraTaskConfig&, const ParameterStore<T>&); \
+  template ModelCount count_model<T>(const SentenceTaskConfig&, const ParameterStore<T>&, double);
 KOKOMOE_INSTANTIATE(float)
 KOKOMOE_INSTANTIATE(double)
 #undef KOKOMOE_INSTANTIATE

@@ -45,10 +45,7 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config, const Communi
                      config_.eval_tokens);
   this->allocate({{&model_.stack(), &host_batch_, 0}}, config_.model.moe, CrossEntropySums::width);
   if (!corpus_) return;
-  const DecoderConfig& model = config_.model;
-  const double rows = assignments_of_token(model.moe, model.moe_every, model.vocabulary,
-                                           config_.sequence_length, config_.double_precision);
-  this->set_count(count_model<T>(config_, this->store(), rows));
+  this->set_count(count_model<T>(config_, this->store()));
 }
 
 template <class T>

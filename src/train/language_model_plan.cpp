@@ -4,6 +4,9 @@
 #include "kokomoe/train/language_model_deck.hpp"
 #include "train/step_planner.hpp"
 
+#include <algorithm>
+#include <string>
+
 namespace kokomoe {
 
 namespace {
@@ -34,18 +37,18 @@ StepPlan plan_with(const LanguageModelConfig& config, int ranks) {
   const double tables =
       shape.positions == Positions::rotary ? matrix_bytes<T>(shape.max_length, d / shape.heads) : 0;
   return planner.finish(
-      count_model<T>(config, planner.store(), blocks.rows_of_token()), activations, tables,
-      config.sequence_length,
+      count_model<T>(config, planner.store()), activations, tables, config.sequence_length,
       std::to_string(shape.layers) + " layers, " + detail::shape_text(shape.moe, shape.vocabulary));
 }
 
 }  // namespace
 
 template <class T>
-ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
-                       double rows) {
-  ModelCount count = count_tensors<T>(store, rows);
+ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store) {
   const DecoderConfig& model = config.model;
+  ModelCount count =
+      count_tensors<T>(store, detail::rows_of_token<T>(model.moe, model.moe_every, model.vocabulary,
+                                                       config.sequence_length));
   const double d = model.moe.d_model;
   if (model.tied) count.part(ModelPart::head).forward_flops += 2 * d * model.vocabulary;
   // Queries by keys and probabilities by values, for the tokens up to one's own.
@@ -59,9 +62,7 @@ StepPlan plan_step(const LanguageModelConfig& config, int ranks) {
                                  : plan_with<float>(config, ranks);
 }
 
-template ModelCount count_model<float>(const LanguageModelConfig&, const ParameterStore<float>&,
-                                       double);
-template ModelCount count_model<double>(const LanguageModelConfig&, const ParameterStore<double>&,
-                                        double);
+template ModelCount count_model<float>(const LanguageModelConfig&, const ParameterStore<float>&);
+template ModelCount count_model<double>(const LanguageModelConfig&, const ParameterStore<double>&);
 
 }  // namespace kokomoe

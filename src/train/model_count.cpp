@@ -4,6 +4,7 @@
 
 #include "kokomoe/core/error.hpp"
 #include "kokomoe/moe/layer_memory.hpp"
+#include "train/step_planner.hpp"
 
 #include <algorithm>
 #include <string>
@@ -81,17 +82,23 @@ ModelCount count_tensors(const ParameterStore<T>& store, double rows,
   return count;
 }
 
-double assignments_of_token(MoeConfig moe, int moe_every, int vocabulary, int sequence_length,
-                            bool double_precision) {
+namespace detail {
+
+template <class T>
+double rows_of_token(MoeConfig moe, int moe_every, int vocabulary, double length) {
   if (moe_every == 0) return 0;
   moe.vocabulary = vocabulary;
-  return (double_precision ? measure_routing<double>(moe, sequence_length)
-                           : measure_routing<float>(moe, sequence_length))
-      .rows;
+  return measure_routing<T>(moe, whole_tokens(length)).rows;
 }
+
+template double rows_of_token<float>(MoeConfig, int, int, double);
+template double rows_of_token<double>(MoeConfig, int, int, double);
+
+}  // namespace detail
 
 template ModelCount count_tensors<float>(const ParameterStore<float>&, double,
                                          const std::vector<std::string>&);
 template ModelCount count_tensors<double>(const ParameterStore<double>&, double,
                                           const std::vector<std::string>&);
+
 }  // namespace kokomoe

@@ -35,7 +35,8 @@ void require_text(const Deck& deck, const LanguageModelConfig& config) {
 
 LanguageModelConfig with_stand_ins(LanguageModelConfig config) {
   MoeConfig& moe = config.model.moe;
-  if (config.model.vocabulary == 0) config.model.vocabulary = detail::stand_in_vocabulary(config.tokenizer);
+  if (config.model.vocabulary == 0)
+    config.model.vocabulary = detail::stand_in_vocabulary(config.tokenizer);
   if (moe.token_counts == nullptr)
     moe.token_counts = std::make_shared<const std::vector<std::int64_t>>(
         static_cast<std::size_t>(config.model.vocabulary), 0);

@@ -7,6 +7,7 @@
 #include "kokomoe/data/task_metrics.hpp"
 #include "kokomoe/data/upload.hpp"
 #include "kokomoe/io/checkpoint.hpp"
+#include "kokomoe/parallel/agree.hpp"
 #include "kokomoe/train/progress.hpp"
 #include "kokomoe/train/training_run.hpp"
 #include "train/checkpoint_deck.hpp"
@@ -76,29 +77,24 @@ SentenceTrainer<T>::SentenceTrainer(const SentenceTaskConfig& config, const Spec
   decay_rates(this->store(), config_.model.encoder.layers, config_.layer_decay);
   this->allocate({{&model_.encoder().stack(), &host_batch_.tokens}}, config_.moe(),
                  SentenceSums::width);
-  if (corpus_) count_work();
+  if (corpus_) this->set_count(count_model<T>(config_, this->store(), mean_length(*corpus_)));
 }
 
-/// As many tokens at once as a micro-batch of training has of this corpus on the average.
+/// As many tokens at once as a micro-batch has: of training, where its corpus is there.
 template <class T>
 EvalSentences SentenceTrainer<T>::sentences_of(const SentenceCorpus& corpus) const {
-  const auto in_batches = [&](std::int64_t tokens) {
-    return EvalSentences(corpus, special_, config_.max_length, tokens, this->communicator().size());
-  };
-  const std::int64_t update = in_batches(config_.max_length).tokens() * config_.sentences /
-                              std::max<std::int64_t>(1, corpus.size());
-  return in_batches(this->evaluation_tokens(update));
+  const double sentences = batches_ ? batches_->sentences() : config_.sentences;
+  const auto update =
+      static_cast<std::int64_t>(sentences * mean_length(corpus_ ? *corpus_ : corpus));
+  return EvalSentences(corpus, special_, config_.max_length, this->evaluation_tokens(update),
+                       this->communicator().size());
 }
 
-/// Attention is counted at the corpus' mean length.
 template <class T>
-void SentenceTrainer<T>::count_work() {
-  const EncoderConfig& model = config_.model.encoder;
-  const double rows = assignments_of_token(model.moe, model.moe_every, model.vocabulary,
-                                           config_.max_length, config_.double_precision);
-  const double length =
-      static_cast<double>(sentences_of(*corpus_).tokens()) / static_cast<double>(corpus_->size());
-  this->set_count(count_model<T>(config_, this->store(), rows, length));
+double SentenceTrainer<T>::mean_length(const SentenceCorpus& corpus) const {
+  const EvalSentences all(corpus, special_, config_.max_length, config_.max_length);
+  return static_cast<double>(all.tokens()) /
+         static_cast<double>(std::max<std::int64_t>(1, corpus.size()));
 }
 
 template <class T>
@@ -319,14 +315,21 @@ class SentenceTask : public TaskWith<SentenceTask, SentenceTaskConfig> {
  private:
   /// What training would have. A run to begin with that is not there yet is passed over.
   int vocabulary(const Communicator& communicator, std::vector<std::string>& notes) const {
-    std::error_code ignored;
-    if (config_.from.empty() || std::filesystem::exists(config_.from, ignored))
-      return (config_.from.empty() ? planned_vocabulary(config_.tokenizer, communicator, notes)
-                                   : make_tokenizer(communicator, notes)->vocabulary()) +
-             special_tokens;
+    if (config_.from.empty())
+      return planned_vocabulary(config_.tokenizer, communicator, notes) + special_tokens;
+    std::int64_t found = 0;  // not every rank need see the same files
+    run_on_root(communicator, [&] {
+      std::error_code ignored;
+      if (std::filesystem::exists(config_.from, ignored))
+        found = tokenizer_of(read_manifest(resolve_checkpoint(config_.from)))->vocabulary();
+    });
+    found = communicator.all_reduce_max(found);
+    if (found > 0) return static_cast<int>(found) + special_tokens;
+    const int assumed = stand_in_vocabulary(config_.tokenizer);
     notes.push_back("model/from = \"" + config_.from + "\" is not there: a vocabulary of " +
-                    std::to_string(stand_in_vocabulary(config_.tokenizer)) + " is assumed");
-    return stand_in_vocabulary(config_.tokenizer) + special_tokens;
+                    std::to_string(assumed) +
+                    " is assumed; model/from=\"\" with data/vocabulary=N plans with N");
+    return assumed + special_tokens;
   }
 
   static void require_encoder(const Deck& deck, const std::string& from) {

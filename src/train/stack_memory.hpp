@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "kokomoe/core/bfloat16.hpp"
 #include "kokomoe/model/block_stack.hpp"
 #include "kokomoe/moe/layer_memory.hpp"
 #include "kokomoe/train/train_config.hpp"

@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "kokomoe/train/step_plan.hpp"
 
+#include "kokomoe/core/error.hpp"
 #include "train/step_planner.hpp"
 #include "train/tasks.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 namespace kokomoe {
@@ -38,6 +40,10 @@ TokenShares share_sequences(double sequences, double length, int micro_batches, 
   // More micro-batches than sequences would leave some empty, which decks refuse.
   shares.rank = std::min(shares.micro_batch * micro_batches, shares.update);
   return shares;
+}
+
+void make_room(double tokens, double most, TokenShares& shares) {
+  shares.micro_batch = std::min(most, shares.micro_batch + tokens);
 }
 
 TokenShares share_windows(const TrainConfig& config, int sequence_length, int ranks) {
@@ -137,8 +143,9 @@ double StepPlanner<T>::gradient_bytes(typename ParameterStore<T>::Group group) c
 
 /// Rows go to other ranks and back, with balanced experts.
 template <class T>
-StackMemory<T> StepPlanner<T>::stack(const BlockStack<T>& stack, int sequence_length) {
-  StackMemory<T> memory(stack, config_, sequence_length, plan_.expert_ranks, shares_.micro_batch);
+StackMemory<T> StepPlanner<T>::stack(const BlockStack<T>& stack, double length) {
+  StackMemory<T> memory(stack, config_, whole_tokens(length), plan_.expert_ranks,
+                        shares_.micro_batch);
   if (plan_.expert_ranks == 1) return memory;
   TrafficPlan& traffic = plan_.traffic;
   const double others = static_cast<double>(plan_.expert_ranks - 1) / plan_.expert_ranks;

@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "kokomoe/core/error.hpp"
 #include "kokomoe/data/tokenizer.hpp"
 #include "kokomoe/parallel/communicator.hpp"
 #include "kokomoe/train/step_plan.hpp"
 #include "train/stack_memory.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -21,6 +21,8 @@ struct TokenShares {
   double update = 0, rank = 0, micro_batch = 0;
 };
 TokenShares share_sequences(double sequences, double length, int micro_batches, int ranks);
+/// Makes a micro-batch longer by `tokens`, to `most` at most: sequences differ, and are not split.
+void make_room(double tokens, double most, TokenShares& shares);
 /// The same of windows of a text.
 TokenShares share_windows(const TrainConfig& config, int sequence_length, int ranks);
 
@@ -34,6 +36,16 @@ template <class T>
 double matrix_bytes(double rows, double columns) {
   return sizeof(T) * rows * columns;
 }
+
+/// A mean length as one that sequences may have.
+inline int whole_tokens(double length) {
+  return std::max(1, static_cast<int>(std::lround(length)));
+}
+
+/// RoutingMemory::rows of MoE layers with this vocabulary in sequences of this length; 0 when
+/// moe_every is.
+template <class T>
+double rows_of_token(MoeConfig moe, int moe_every, int vocabulary, double length);
 
 /// Scratch of the gradient of a table that `tokens` look up: their order by row.
 double lookup_scratch(double tokens, double table_rows);
@@ -58,7 +70,7 @@ class StepPlanner {
   /// InputError when train/freeze matches nothing.
   void declared();
   /// Counts the exchanges of its MoE layers too.
-  StackMemory<T> stack(const BlockStack<T>& stack, int sequence_length);
+  StackMemory<T> stack(const BlockStack<T>& stack, double length);
   double tokens() const { return shares_.micro_batch; }
   /// `activations` of tokens(). `tables`: bytes that are neither parameters nor in arenas.
   /// `length`: see StepPlan.

@@ -55,7 +55,6 @@ Translation<T>::Translation(const TranslationConfig& config, const Communicator&
 /// Attention among the tokens of a sentence is counted at the corpus' mean lengths.
 template <class T>
 void Translation<T>::count_work() {
-  const EncoderDecoderConfig& model = config_.model;
   double source = 0, target = 0;
   for (std::int64_t pair = 0; pair < corpus_->size(); ++pair) {
     source += corpus_->source_length(pair) + 1;
@@ -63,10 +62,7 @@ void Translation<T>::count_work() {
   }
   source /= static_cast<double>(corpus_->size());
   target /= static_cast<double>(corpus_->size());
-  const double rows = assignments_of_token(
-      model.moe, model.moe_every, model.vocabulary,
-      static_cast<int>(std::min<double>(model.max_length, source + 1)), config_.double_precision);
-  this->set_count(count_model<T>(config_, this->store(), rows, source, target));
+  this->set_count(count_model<T>(config_, this->store(), source, target));
 }
 
 template <class T>

@@ -3,6 +3,9 @@
 #include "kokomoe/train/translation_deck.hpp"
 #include "train/step_planner.hpp"
 
+#include <algorithm>
+#include <string>
+
 namespace kokomoe {
 
 namespace {
@@ -13,14 +16,14 @@ using detail::matrix_bytes;
 template <class T>
 StepPlan plan_with(const TranslationConfig& config, int ranks, double length) {
   const EncoderDecoderConfig& shape = config.model;
-  detail::StepPlanner<T> planner(config, ranks,
-                                 detail::share_sequences(static_cast<double>(config.batch_tokens),
-                                                         1, config.accumulate, ranks));
+  detail::TokenShares shares = detail::share_sequences(static_cast<double>(config.batch_tokens), 1,
+                                                       config.accumulate, ranks);
+  detail::make_room(shape.max_length, shares.update, shares);  // cut between pairs
+  detail::StepPlanner<T> planner(config, ranks, shares);
   const EncoderDecoder<T> model(shape, planner.store());
   planner.declared();
-  const int sequence = static_cast<int>(std::lround(length));
-  const detail::StackMemory<T> encoder = planner.stack(model.encoder(), sequence),
-                               decoder = planner.stack(model.decoder(), sequence);
+  const detail::StackMemory<T> encoder = planner.stack(model.encoder(), length),
+                               decoder = planner.stack(model.decoder(), length);
   const double tokens = planner.tokens(), d = shape.moe.d_model, vocabulary = shape.vocabulary;
   const double rows = matrix_bytes<T>(tokens, d),
                lookup = detail::lookup_scratch(tokens, vocabulary);
@@ -39,19 +42,21 @@ StepPlan plan_with(const TranslationConfig& config, int ranks, double length) {
                std::max({encoder.backward(tokens), d_norm, lookup}));
   activations.scratch =
       std::max({encoder.forward(tokens), decoder.forward(tokens, tokens), backward});
-  return planner.finish(
-      count_model<T>(config, planner.store(), encoder.rows_of_token(), length, length), activations,
-      matrix_bytes<T>(shape.max_length, d), length,
-      std::to_string(shape.encoder_layers) + " + " + std::to_string(shape.decoder_layers) +
-          " layers, " + detail::shape_text(shape.moe, shape.vocabulary));
+  return planner.finish(count_model<T>(config, planner.store(), length, length), activations,
+                        matrix_bytes<T>(shape.max_length, d), length,
+                        std::to_string(shape.encoder_layers) + " + " +
+                            std::to_string(shape.decoder_layers) + " layers, " +
+                            detail::shape_text(shape.moe, shape.vocabulary));
 }
 
 }  // namespace
 
 template <class T>
-ModelCount count_model(const TranslationConfig& config, const ParameterStore<T>& store, double rows,
+ModelCount count_model(const TranslationConfig& config, const ParameterStore<T>& store,
                        double source_length, double target_length) {
   const EncoderDecoderConfig& model = config.model;
+  const double rows =
+      detail::rows_of_token<T>(model.moe, model.moe_every, model.vocabulary, source_length);
   const double d = model.moe.d_model;
   ModelCount encoder = count_tensors<T>(store, rows, {"encoder"});
   ModelCount decoder = count_tensors<T>(store, rows, {"decoder"});
@@ -71,8 +76,8 @@ StepPlan plan_step(const TranslationConfig& config, int ranks, double length) {
 }
 
 template ModelCount count_model<float>(const TranslationConfig&, const ParameterStore<float>&,
-                                       double, double, double);
+                                       double, double);
 template ModelCount count_model<double>(const TranslationConfig&, const ParameterStore<double>&,
-                                        double, double, double);
+                                        double, double);
 
 }  // namespace kokomoe

@@ -91,6 +91,30 @@ length="$("$KOKOMOE_PYTHON" -c 'import json; print(json.load(open("bench.json"))
 PLAN_OPTIONS="--length $length" compare_plan planned_pairs 1 rte.toml model/d_model=64 \
   train/batch_sentences=80 train/accumulate=2 data/vocabulary=280
 
+if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
+  # Experts that choose their tokens have equally many on every rank.
+  compare_plan planned_ranks 2 electra.toml model/d_model=64 train/batch_tokens=2048 \
+    train/accumulate=1 moe/router=expert_choice parallel/expert_ranks=2
+fi
+expect 0 'model/from = "nothing" is not there' kokomoe plan -i rte.toml model/from=nothing
+expect 2 '"model/from".*d_model' kokomoe plan -i rte.toml model/from=whole model/d_model=64
+expect 0 'more than the deck allows: 64 is taken' kokomoe plan -i rte.toml --length 65
+expect 2 'length' kokomoe plan -i rte.toml --length 0.9
+if [[ -n "$KOKOMOE_MPIEXEC" ]]; then
+  # Another folder on each rank: what one finds goes for all.
+  mkdir elsewhere
+  cp rte.toml ./*.tsv elsewhere
+  read -r -a start <<<"$KOKOMOE_MPIEXEC"
+  for folders in ". elsewhere" "elsewhere ."; do
+    read -r first second <<<"$folders"
+    expect 0 'forward and backward' timeout 60 "${start[@]}" -n 1 -wdir "$first" \
+      env OMP_NUM_THREADS=1 OMP_PROC_BIND=false "$KOKOMOE_PROGRAM" plan -i rte.toml model/from=whole : \
+      -n 1 -wdir "$second" \
+      env OMP_NUM_THREADS=1 OMP_PROC_BIND=false "$KOKOMOE_PROGRAM" plan -i rte.toml model/from=whole
+  done
+  rm -r elsewhere
+fi
+
 # Fine-tuning takes the encoder and the tokenizer over, and needs neither again when it resumes.
 expect 0 '' kokomoe validate -i rte.toml model/from=whole
 expect 0 'done: 12 steps' kokomoe train -i rte.toml -d tuned model/from=whole

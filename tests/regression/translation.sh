@@ -60,6 +60,11 @@ diff <(rows whole) <(rows part) || fail "metric rows differ"
 PLAN_OPTIONS="--length 22" compare_plan planned 1 pairs.toml train/accumulate=1 model/d_model=64
 PLAN_OPTIONS="--length 22" compare_plan planned_norm 1 pairs.toml train/accumulate=1 \
   model/d_model=64 model/post_norm=false
+# Pairs are not split, so that a part of an update has room for a long one.
+kokomoe plan -i pairs.toml --gemm-gflops 100 --json parts.json >/dev/null
+"$KOKOMOE_PYTHON" -c 'import json
+assert json.load(open("parts.json"))["tokens"] == {
+    "update": 256, "rank": 256, "micro_batch": 128 + 64, "sequence": 64}'
 expect 0 'the deck.s own; medians of 2' kokomoe bench step -i pairs.toml --repeats 2 --warm-up 1 \
   --json bench.json
 "$KOKOMOE_PYTHON" - <<'PY'

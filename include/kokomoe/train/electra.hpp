@@ -50,7 +50,6 @@ class ElectraTrainer : public Trainer<T> {
   void fill_micro_batch(std::int64_t step, int micro_batch);
   /// What the model is told of the batch that was filled last.
   ElectraInput input();
-  void count_work();
 
   ElectraTaskConfig config_;
   SpecialTokens special_;

@@ -64,21 +64,14 @@ ModelCount count_tensors(const ParameterStore<T>& store, double rows,
 
 /// Whole models. `config` with its vocabulary; lengths: mean tokens of a sequence.
 template <class T>
-ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store,
-                       double rows);
+ModelCount count_model(const LanguageModelConfig& config, const ParameterStore<T>& store);
 template <class T>
-ModelCount count_model(const TranslationConfig& config, const ParameterStore<T>& store, double rows,
+ModelCount count_model(const TranslationConfig& config, const ParameterStore<T>& store,
                        double source_length, double target_length);
 template <class T>
-ModelCount count_model(const ElectraTaskConfig& config, const ParameterStore<T>& store,
-                       double rows);
+ModelCount count_model(const ElectraTaskConfig& config, const ParameterStore<T>& store);
 template <class T>
 ModelCount count_model(const SentenceTaskConfig& config, const ParameterStore<T>& store,
-                       double rows, double length);
-
-/// RoutingMemory::rows of MoE layers with this vocabulary in sequences of this length; 0 when
-/// moe_every is.
-double assignments_of_token(MoeConfig moe, int moe_every, int vocabulary, int sequence_length,
-                            bool double_precision);
+                       double length);
 
 }  // namespace kokomoe

@@ -47,7 +47,7 @@ class SentenceTrainer : public Trainer<T> {
               const Vector<double>& sequence_loss = {});
   Vector<const int> segments();
   EvalSentences sentences_of(const SentenceCorpus& corpus) const;
-  void count_work();
+  double mean_length(const SentenceCorpus& corpus) const;  ///< tokens of a row
 
   SentenceTaskConfig config_;
   SpecialTokens special_;

@@ -121,10 +121,13 @@ class Trainer {
   /// The same without tokens.
   StepContext bare_context(bool training, std::int64_t step);
   void reset_arenas();
-  /// Tokens that an evaluation takes at once on this rank: no more than a micro-batch of an update
-  /// of so many, whose memory it then has. At least 1.
+  /// Tokens that an evaluation takes at once on this rank, or one sequence that has more: as many
+  /// as a micro-batch of an update of so many, whose memory it then has, but no more than keep a
+  /// device busy, for models that were trained on more ranks. At least 1.
   std::int64_t evaluation_tokens(std::int64_t update_tokens) const {
-    return std::max<std::int64_t>(1, update_tokens / train_.accumulate / communicator_->size());
+    constexpr std::int64_t most = 8192;
+    return std::clamp<std::int64_t>(update_tokens / train_.accumulate / communicator_->size(), 1,
+                                    most);
   }
   /// `width` sums on the device for an evaluation; and their values on the host once it has run.
   Vector<double> evaluation_sums(int width) const;
