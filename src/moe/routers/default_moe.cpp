@@ -156,11 +156,12 @@ void DefaultMoeRouter<T>::end_step(const StepContext& ctx, const RouterStatistic
         double* const sums = &gathered(row.index(), 0);
         T* const mean = &table(row.index(), 0);
         const double count = sums[d];
-        if (count > 0)
-          row.each(d, [&](const int j) {
+        // Also where there is nothing to do: every thread has read the count before it is cleared.
+        row.each(d, [&](const int j) {
+          if (count > 0)
             mean[j] = static_cast<T>(decay * static_cast<double>(mean[j]) +
                                      (1 - decay) * (sums[j] / count));
-          });
+        });
         row.each(d + 1, [&](const int j) { sums[j] = 0; });
       });
 }
