@@ -26,6 +26,13 @@ LanguageModelConfig with_token_counts(LanguageModelConfig config,
   return config;
 }
 
+/// `tokens` and what makes whole routing groups of them: so each rank has whole ones, and they are
+/// the same in an evaluation on any number of ranks.
+std::int64_t whole_groups(const LanguageModelConfig& config, std::int64_t tokens) {
+  const std::int64_t group = config.model.moe_every == 0 ? 0 : config.model.moe.routing_group;
+  return group <= config.sequence_length ? tokens : (tokens + group - 1) / group * group;
+}
+
 }  // namespace
 
 template <class T>
@@ -41,8 +48,8 @@ LanguageModel<T>::LanguageModel(const LanguageModelConfig& config, const Communi
   heldout_corpus_ = std::move(heldout);
   if (heldout_corpus_)
     heldout_.emplace(*heldout_corpus_, config_.sequence_length, config_.eval_stride,
-                     this->evaluation_tokens(config_.batch_tokens), communicator.size(),
-                     config_.eval_tokens);
+                     whole_groups(config_, this->evaluation_tokens(config_.batch_tokens)),
+                     communicator.size(), config_.eval_tokens);
   this->allocate({{&model_.stack(), &host_batch_, 0}}, config_.model.moe, CrossEntropySums::width);
   if (!corpus_) return;
   this->set_count(count_model<T>(config_, this->store()));
