@@ -114,22 +114,18 @@ enum class Into {
 /// Steps of a product between two calls of Ahead::fetch.
 inline constexpr int fetch_steps = 16;
 
-/// c (R, V vectors) = or += a b over k steps; for Into::stream rows of c are aligned. `lines` of
-/// `ahead` are fetched every fetch_steps.
+/// sum (R, V vectors) = a b over k steps, in registers. `lines` of `ahead` are fetched every
+/// fetch_steps.
 template <class T, int R, int V>
-inline __attribute__((always_inline)) void multiply_tile(int k, const Strided<T>& a, const T* b,
-                                                         std::ptrdiff_t b_row, Into into, T* c,
-                                                         std::ptrdiff_t c_row, Ahead& ahead,
-                                                         int lines) {
+inline __attribute__((always_inline)) void sum_tile(int k, const Strided<T>& a, const T* b,
+                                                    std::ptrdiff_t b_row,
+                                                    typename Simd<T>::Vector (&sum)[R][V],
+                                                    Ahead& ahead, int lines) {
   using S = Simd<T>;
-  typename S::Vector sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      sum[r][v] = typename S::Vector{};
-      if (into != Into::stream) __builtin_prefetch(c + r * c_row + v * S::lanes, 1, 3);
-    }
+    for (int v = 0; v < V; ++v) sum[r][v] = typename S::Vector{};
   const T* x = a.data;
   for (int begin = 0; begin < k; begin += fetch_steps) {
     if (lines > 0) ahead.fetch(lines);
@@ -146,6 +142,22 @@ inline __attribute__((always_inline)) void multiply_tile(int k, const Strided<T>
       }
     }
   }
+}
+
+/// c (R, V vectors) = or += a b over k steps; for Into::stream rows of c are aligned.
+template <class T, int R, int V>
+inline __attribute__((always_inline)) void multiply_tile(int k, const Strided<T>& a, const T* b,
+                                                         std::ptrdiff_t b_row, Into into, T* c,
+                                                         std::ptrdiff_t c_row, Ahead& ahead,
+                                                         int lines) {
+  using S = Simd<T>;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      if (into != Into::stream) __builtin_prefetch(c + r * c_row + v * S::lanes, 1, 3);
+  typename S::Vector sum[R][V];
+  sum_tile<T, R, V>(k, a, b, b_row, sum, ahead, lines);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4

@@ -244,7 +244,8 @@ class BackwardBlocks : RowBlocks<T> {
     constexpr int wide = 2 * S::lanes;
     const bool aligned = reinterpret_cast<std::uintptr_t>(dw2) % S::bytes == 0 &&
                          static_cast<std::size_t>(s_.h) * sizeof(T) % S::bytes == 0;
-    const bool streams = p.last && aligned && !v.adds.w2 && !v.w2_takes_some && p.n % S::lanes == 0;
+    const bool streams = S::lanes % S::tile_rows == 0 && p.last && aligned && !v.adds.w2 &&
+                         !v.w2_takes_some && p.n % S::lanes == 0;
     for (int c = 0; c < s_.d; c += S::lanes) {
       const int rows = std::min(S::lanes, s_.d - c);
       const bool streamed = streams && rows == S::lanes;
@@ -254,12 +255,18 @@ class BackwardBlocks : RowBlocks<T> {
         for (int j = 0; j < p.n; j += wide) {
           const int height = std::min(S::tile_rows, rows - r), width = std::min(wide, p.n - j);
           T* const tile = sum + r * chunk_width + j;
-          multiply_block<T>(height, width, p.m, {d_out + (c + r) * p.padded, p.padded, 1},
-                            active + j, chunk_width, p.first ? Into::set : Into::add, tile,
-                            chunk_width);
-          if (streamed)
-            stream_tile(height, width, tile, w2_chunk + (c + r) * chunk_width + j,
-                        dw2 + offset(c + r, 1, s_.h) + j, dots + r);
+          const Strided<T> rows_of_tile{d_out + (c + r) * p.padded, p.padded, 1};
+          if (!streamed) {
+            multiply_block<T>(height, width, p.m, rows_of_tile, active + j, chunk_width,
+                              p.first ? Into::set : Into::add, tile, chunk_width);
+            continue;
+          }
+          const T* const w2_tile = w2_chunk + (c + r) * chunk_width + j;
+          T* const dw2_tile = dw2 + offset(c + r, 1, s_.h) + j;
+          if (width == wide)
+            stream_tile<2>(p, rows_of_tile, active + j, tile, w2_tile, dw2_tile, dots + r);
+          else
+            stream_tile<1>(p, rows_of_tile, active + j, tile, w2_tile, dw2_tile, dots + r);
         }
       if (!p.last) continue;
       if (!streamed) {
@@ -272,15 +279,23 @@ class BackwardBlocks : RowBlocks<T> {
     }
   }
 
-  /// Rows of sums to dW2, and their products with rows of W2, lane by lane.
-  void stream_tile(int rows, int columns, const T* sums, const T* w2_chunk, T* dw2,
-                   typename Simd<T>::Vector* dots) const {
+  /// A tile of tile_rows and `vectors` of the last block's product and of `sums`, those of blocks
+  /// before it, from registers to dW2; and their products with W2, lane by lane.
+  template <int vectors>
+  void stream_tile(const SecondProduct& p, const Strided<T>& d_out, const T* active, const T* sums,
+                   const T* w2_chunk, T* dw2, typename Simd<T>::Vector* dots) const {
     using S = Simd<T>;
-    for (int r = 0; r < rows; ++r, sums += chunk_width, w2_chunk += chunk_width, dw2 += s_.h)
-      for (int j = 0; j < columns; j += S::lanes) {
-        const typename S::Vector x = S::load(sums + j);
-        dots[r] += S::load(w2_chunk + j) * x;
-        S::stream(dw2 + j, x);
+    typename S::Vector sum[S::tile_rows][vectors];
+    Ahead nothing;
+    sum_tile<T, S::tile_rows, vectors>(p.m, d_out, active, chunk_width, sum, nothing, 0);
+#pragma GCC unroll 16
+    for (int r = 0; r < S::tile_rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) {
+        const int i = r * chunk_width + v * S::lanes;
+        const typename S::Vector x = p.first ? sum[r][v] : S::load(sums + i) + sum[r][v];
+        dots[r] += S::load(w2_chunk + i) * x;
+        S::stream(dw2 + offset(r, 1, s_.h) + v * S::lanes, x);
       }
   }
 

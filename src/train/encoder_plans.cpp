@@ -163,8 +163,7 @@ StepPlan plan_step(const ElectraTaskConfig& config, int ranks) {
 }
 
 StepPlan plan_step(const SentenceTaskConfig& config, int ranks, double length) {
-  const double most = config.max_length;
-  const double taken = length > 0 ? std::min(length, most) : most;
+  const double taken = detail::planned_length(length, config.max_length);
   return config.double_precision ? plan_with<double>(config, ranks, taken)
                                  : plan_with<float>(config, ranks, taken);
 }

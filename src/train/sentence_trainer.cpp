@@ -77,15 +77,17 @@ SentenceTrainer<T>::SentenceTrainer(const SentenceTaskConfig& config, const Spec
   decay_rates(this->store(), config_.model.encoder.layers, config_.layer_decay);
   this->allocate({{&model_.encoder().stack(), &host_batch_.tokens}}, config_.moe(),
                  SentenceSums::width);
-  if (corpus_) this->set_count(count_model<T>(config_, this->store(), mean_length(*corpus_)));
+  if (!corpus_) return;
+  mean_length_ = mean_length(*corpus_);
+  this->set_count(count_model<T>(config_, this->store(), mean_length_));
 }
 
 /// As many tokens at once as a micro-batch has: of training, where its corpus is there.
 template <class T>
 EvalSentences SentenceTrainer<T>::sentences_of(const SentenceCorpus& corpus) const {
   const double sentences = batches_ ? batches_->sentences() : config_.sentences;
-  const auto update =
-      static_cast<std::int64_t>(sentences * mean_length(corpus_ ? *corpus_ : corpus));
+  const double length = corpus_ ? mean_length_ : mean_length(corpus);
+  const auto update = static_cast<std::int64_t>(sentences * length);
   return EvalSentences(corpus, special_, config_.max_length, this->evaluation_tokens(update),
                        this->communicator().size());
 }

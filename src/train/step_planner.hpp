@@ -37,6 +37,11 @@ double matrix_bytes(double rows, double columns) {
   return sizeof(T) * rows * columns;
 }
 
+/// The mean length that a plan is asked for; 0 = as long as the deck allows.
+inline double planned_length(double asked, int longest) {
+  return asked > 0 ? std::min<double>(asked, longest) : longest;
+}
+
 /// A mean length as one that sequences may have.
 inline int whole_tokens(double length) {
   return std::max(1, static_cast<int>(std::lround(length)));

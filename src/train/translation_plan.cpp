@@ -69,8 +69,7 @@ ModelCount count_model(const TranslationConfig& config, const ParameterStore<T>&
 }
 
 StepPlan plan_step(const TranslationConfig& config, int ranks, double length) {
-  const double most = config.model.max_length;
-  const double taken = length > 0 ? std::min(length, most) : most;
+  const double taken = detail::planned_length(length, config.model.max_length);
   return config.double_precision ? plan_with<double>(config, ranks, taken)
                                  : plan_with<float>(config, ranks, taken);
 }

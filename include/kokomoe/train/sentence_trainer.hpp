@@ -53,6 +53,7 @@ class SentenceTrainer : public Trainer<T> {
   SpecialTokens special_;
   SentenceClassifier<T> model_;
   std::optional<SentenceCorpus> corpus_, heldout_;
+  double mean_length_ = 0;  ///< of corpus_
   std::optional<SentenceBatches> batches_;
   typename SentenceClassifier<T>::Saved state_;
   HostSentenceBatch host_batch_;

@@ -41,6 +41,7 @@ const std::vector<Case> cases = {
     {70, 150, Activation::gelu, true, true, {0, 1, 98, 98, 300, 316}, Case::Factor::plain},
     {64, 192, Activation::relu, true, true, {0, 60, 60, 300}, Case::Factor::plain},
     {40, 128, Activation::swiglu, false, false, {0, 33, 233}, Case::Factor::plain},
+    {32, 80, Activation::relu, true, true, {0, 50, 260}, Case::Factor::plain},
     {64, 128, Activation::relu, true, true, {0, 60, 300}, Case::Factor::with_zero},
     {16, 16, Activation::relu, true, true, {0, 0, 0, 0}, Case::Factor::plain},
 };
