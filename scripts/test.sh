@@ -4,7 +4,8 @@
 
 # Builds and runs every test; --all adds those labelled slow. More arguments go to ctest.
 # The routing of given logits must be equal bit by bit in all builds, so the tests of component moe
-# run in the serial and threads builds too. Where nvcc is on PATH, library, program and one test
+# run in the serial and threads builds too, and those but of whole layers, which take seven minutes
+# (scripts/full_check.sh tsan), with devices' kernels under the thread sanitizer. Where nvcc is on PATH, library, program and one test
 # program are built for CUDA as well; that needs no GPU, and runs none.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -18,7 +19,7 @@ fi
 
 stage "packages"
 scripts/install_packages.sh
-for backend in openmp serial threads; do
+for backend in openmp serial threads tsan; do
   stage "Kokkos and Kokkos Kernels for $backend"
   prefix="$(scripts/build_deps.sh "$backend" | tail -n 1)"
   note "$prefix"
@@ -36,6 +37,19 @@ for backend in serial threads; do
   cmake --build "build/$backend" --parallel "$kokomoe_jobs" --target test_moe >&2
   ctest --test-dir "build/$backend" --output-on-failure --no-tests=error -R '^moe$'
 done
+
+stage "build and test routing with the thread sanitizer"
+cmake --preset tsan -DKOKOMOE_DEPS_CACHE=ONLY >&2
+cmake --build build/tsan --parallel "$kokomoe_jobs" --target test_moe >&2
+# Where the kernel spreads addresses more than the sanitizer expects, no program starts with it.
+said="$(build/tsan/tests/test_moe --list-tags 2>&1)" || true
+if [[ $said == *"FATAL: ThreadSanitizer"* ]]; then
+  note "LEFT OUT: the thread sanitizer cannot run on this kernel; see sysctl vm.mmap_rnd_bits"
+else
+  # Each thread on a core of its own: OpenMP's binding would put Kokkos' on one.
+  env -u OMP_PROC_BIND -u OMP_PLACES OMP_NUM_THREADS=1 KOKKOS_NUM_THREADS=2 \
+    build/tsan/tests/test_moe '~[.]~[layer]~*differences*'
+fi
 
 stage "build with CUDA"
 if command -v nvcc >/dev/null; then
