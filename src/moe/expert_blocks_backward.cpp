@@ -244,6 +244,13 @@ class BackwardBlocks : RowBlocks<T> {
     constexpr int wide = 2 * S::lanes;
     const bool aligned = reinterpret_cast<std::uintptr_t>(dw2) % S::bytes == 0 &&
                          static_cast<std::size_t>(s_.h) * sizeof(T) % S::bytes == 0;
+    if (!p.last) {
+      // The columns' part of `active` stays in the first cache.
+      for (int j = 0; j < p.n; j += wide)
+        multiply_block<T>(s_.d, std::min(wide, p.n - j), p.m, {d_out, p.padded, 1}, active + j,
+                          chunk_width, p.first ? Into::set : Into::add, sums + j, chunk_width);
+      return;
+    }
     const bool streams = S::lanes % S::tile_rows == 0 && p.last && aligned && !v.adds.w2 &&
                          !v.w2_takes_some && p.n % S::lanes == 0;
     for (int c = 0; c < s_.d; c += S::lanes) {
