@@ -242,8 +242,6 @@ class BackwardBlocks : RowBlocks<T> {
     // Few lines at a time: written in longer runs they fill the buffers of a core, which then
     // waits.
     constexpr int wide = 2 * S::lanes;
-    const bool aligned = reinterpret_cast<std::uintptr_t>(dw2) % S::bytes == 0 &&
-                         static_cast<std::size_t>(s_.h) * sizeof(T) % S::bytes == 0;
     if (!p.last) {
       // The columns' part of `active` stays in the first cache.
       for (int j = 0; j < p.n; j += wide)
@@ -251,7 +249,9 @@ class BackwardBlocks : RowBlocks<T> {
                           chunk_width, p.first ? Into::set : Into::add, sums + j, chunk_width);
       return;
     }
-    const bool streams = S::lanes % S::tile_rows == 0 && p.last && aligned && !v.adds.w2 &&
+    const bool aligned = reinterpret_cast<std::uintptr_t>(dw2) % S::bytes == 0 &&
+                         static_cast<std::size_t>(s_.h) * sizeof(T) % S::bytes == 0;
+    const bool streams = S::lanes % S::tile_rows == 0 && aligned && !v.adds.w2 &&
                          !v.w2_takes_some && p.n % S::lanes == 0;
     for (int c = 0; c < s_.d; c += S::lanes) {
       const int rows = std::min(S::lanes, s_.d - c);
@@ -275,7 +275,6 @@ class BackwardBlocks : RowBlocks<T> {
           else
             stream_tile<1>(p, rows_of_tile, active + j, tile, w2_tile, dw2_tile, dots + r);
         }
-      if (!p.last) continue;
       if (!streamed) {
         write_second_weights(v, c, rows, p.n, sum, w2_chunk, weights, dw2, factors);
       } else if (factors != nullptr) {
