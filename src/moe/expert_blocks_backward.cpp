@@ -239,55 +239,83 @@ class BackwardBlocks : RowBlocks<T> {
                           const T* active, const T* w2_chunk, T* sums, const Weights<T>& weights,
                           T* dw2, T* factors) const {
     using S = Simd<T>;
-    // Few lines at a time: written in longer runs they fill the buffers of a core, which then
-    // waits.
     constexpr int wide = 2 * S::lanes;
     if (!p.last) {
-      // The columns' part of `active` stays in the first cache.
+      // In float half of `active` at a time, which a first cache of 48 KiB can hold.
       for (int j = 0; j < p.n; j += wide)
         multiply_block<T>(s_.d, std::min(wide, p.n - j), p.m, {d_out, p.padded, 1}, active + j,
                           chunk_width, p.first ? Into::set : Into::add, sums + j, chunk_width);
       return;
     }
-    const bool aligned = reinterpret_cast<std::uintptr_t>(dw2) % S::bytes == 0 &&
-                         static_cast<std::size_t>(s_.h) * sizeof(T) % S::bytes == 0;
-    const bool streams = S::lanes % S::tile_rows == 0 && aligned && !v.adds.w2 &&
-                         !v.w2_takes_some && p.n % S::lanes == 0;
-    for (int c = 0; c < s_.d; c += S::lanes) {
-      const int rows = std::min(S::lanes, s_.d - c);
-      const bool streamed = streams && rows == S::lanes;
-      T* const sum = p.sums_of(sums, c);
-      typename S::Vector dots[S::lanes] = {};
-      for (int r = 0; r < rows; r += S::tile_rows)
-        for (int j = 0; j < p.n; j += wide) {
-          const int height = std::min(S::tile_rows, rows - r), width = std::min(wide, p.n - j);
-          T* const tile = sum + r * chunk_width + j;
-          const Strided<T> rows_of_tile{d_out + (c + r) * p.padded, p.padded, 1};
-          if (!streamed) {
-            multiply_block<T>(height, width, p.m, rows_of_tile, active + j, chunk_width,
-                              p.first ? Into::set : Into::add, tile, chunk_width);
-            continue;
-          }
-          const T* const w2_tile = w2_chunk + (c + r) * chunk_width + j;
-          T* const dw2_tile = dw2 + offset(c + r, 1, s_.h) + j;
-          if (width == wide)
-            stream_tile<2>(p, rows_of_tile, active + j, tile, w2_tile, dw2_tile, dots + r);
-          else
-            stream_tile<1>(p, rows_of_tile, active + j, tile, w2_tile, dw2_tile, dots + r);
-        }
-      if (!streamed) {
-        write_second_weights(v, c, rows, p.n, sum, w2_chunk, weights, dw2, factors);
-      } else if (factors != nullptr) {
-        simd_tile::transpose_square<T>(dots);
-        for (int r = 1; r < S::lanes; ++r) dots[0] += dots[r];
-        S::store(factors + c, S::load(factors + c) + dots[0] / S::load(v.rows_factors + c));
+    int c = 0;
+    if (streams(v, p, dw2)) {
+      const int whole = s_.d / S::lanes * S::lanes;
+      for (; c < whole; c += S::lanes) {
+        T* const some = factors == nullptr ? nullptr : factors + c;
+        const auto stream = [&](auto first) {
+          stream_second_weights<decltype(first)::value>(
+              p, d_out + c * p.padded, active, w2_chunk + c * chunk_width, p.sums_of(sums, c),
+              dw2 + offset(c, 1, s_.h), some, v.rows_factors + c);
+        };
+        if (p.first)
+          stream(std::true_type());
+        else
+          stream(std::false_type());
       }
+    }
+    for (; c < s_.d; c += S::lanes) {
+      const int rows = std::min(S::lanes, s_.d - c);
+      T* const sum = p.sums_of(sums, c);
+      multiply_block<T>(rows, p.n, p.m, {d_out + c * p.padded, p.padded, 1}, active, chunk_width,
+                        p.first ? Into::set : Into::add, sum, chunk_width);
+      write_second_weights(v, c, rows, p.n, sum, w2_chunk, weights, dw2, factors);
     }
   }
 
-  /// A tile of tile_rows and `vectors` of the last block's product and of `sums`, those of blocks
-  /// before it, from registers to dW2; and their products with W2, lane by lane.
-  template <int vectors>
+  /// Whether rows of dW2 are whole vectors that lie where stores past the caches want them, and are
+  /// written once and as they are. A row of a tile needs a lane of the dot products.
+  bool streams(const Backward& v, const SecondProduct& p, const T* dw2) const {
+    using S = Simd<T>;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(dw2) % S::bytes == 0 &&
+                         static_cast<std::size_t>(s_.h) * sizeof(T) % S::bytes == 0;
+    return S::lanes % S::tile_rows == 0 && aligned && !v.adds.w2 && !v.w2_takes_some &&
+           p.n % S::lanes == 0;
+  }
+
+  /// As many rows of dW2 as a vector has lanes: the last block's product with the `sums` of those
+  /// before it; and, unless `factors` is null, their products with W2, before the factor.
+  /// A function of its own: inlined into backward_chunk it costs a layer of 64 experts 1 %.
+  template <bool first>
+  __attribute__((noinline)) void stream_second_weights(const SecondProduct& p, const T* d_out,
+                                                       const T* active, const T* w2_chunk,
+                                                       const T* sums, T* dw2, T* factors,
+                                                       const T* rows_factors) const {
+    using S = Simd<T>;
+    if constexpr (S::lanes % S::tile_rows == 0) {
+      typename S::Vector dots[S::lanes] = {};
+      for (int r = 0; r < S::lanes; r += S::tile_rows) {
+        const Strided<T> rows{d_out + r * p.padded, p.padded, 1};
+        const int skipped = r * chunk_width;
+        T* const to = dw2 + offset(r, 1, s_.h);
+        // Few lines at a time: written in longer runs they fill the buffers of a core, which then
+        // waits.
+        int j = 0;
+        for (; j + 2 * S::lanes <= p.n; j += 2 * S::lanes)
+          stream_tile<2, first>(p, rows, active + j, sums + skipped + j, w2_chunk + skipped + j,
+                                to + j, dots + r);
+        if (j < p.n)
+          stream_tile<1, first>(p, rows, active + j, sums + skipped + j, w2_chunk + skipped + j,
+                                to + j, dots + r);
+      }
+      if (factors == nullptr) return;
+      simd_tile::transpose_square<T>(dots);
+      for (int r = 1; r < S::lanes; ++r) dots[0] += dots[r];
+      S::store(factors, S::load(factors) + dots[0] / S::load(rows_factors));
+    }
+  }
+
+  /// A tile of tile_rows and `vectors`, from registers to dW2. `first`: there are no sums yet.
+  template <int vectors, bool first>
   void stream_tile(const SecondProduct& p, const Strided<T>& d_out, const T* active, const T* sums,
                    const T* w2_chunk, T* dw2, typename Simd<T>::Vector* dots) const {
     using S = Simd<T>;
@@ -299,13 +327,14 @@ class BackwardBlocks : RowBlocks<T> {
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
         const int i = r * chunk_width + v * S::lanes;
-        const typename S::Vector x = p.first ? sum[r][v] : S::load(sums + i) + sum[r][v];
+        const typename S::Vector x = first ? sum[r][v] : S::load(sums + i) + sum[r][v];
         dots[r] += S::load(w2_chunk + i) * x;
         S::stream(dw2 + offset(r, 1, s_.h) + v * S::lanes, x);
       }
   }
 
-  /// The same for rows [first, first + rows) of any shape.
+  /// Finished sums of rows [first, first + rows), of any shape, to dW2, and their products with W2
+  /// to factors.
   void write_second_weights(const Backward& v, int first, int rows, int n, const T* sum,
                             const T* w2_chunk, const Weights<T>& weights, T* dw2,
                             T* factors) const {

@@ -42,6 +42,9 @@ const std::vector<Case> cases = {
     {64, 192, Activation::relu, true, true, {0, 60, 60, 300}, Case::Factor::plain},
     {40, 128, Activation::swiglu, false, false, {0, 33, 233}, Case::Factor::plain},
     {32, 80, Activation::relu, true, true, {0, 50, 260}, Case::Factor::plain},
+    {64, 192, Activation::relu, true, true, {0, 60, 700}},
+    {64, 192, Activation::relu, true, true, {0, 60, 700}, Case::Factor::plain},
+    {44, 72, Activation::gelu, true, true, {0, 50, 260}, Case::Factor::plain},
     {64, 128, Activation::relu, true, true, {0, 60, 300}, Case::Factor::with_zero},
     {16, 16, Activation::relu, true, true, {0, 0, 0, 0}, Case::Factor::plain},
 };
